@@ -1,1 +1,19 @@
 //! The only folder that talks to the kernel about networking.
+
+/// Everything one call needs from the kernel. Each part is opened when it is first used, and kept.
+pub struct Kernel {
+    wait: bool,
+}
+
+impl Kernel {
+    /// Nothing is opened yet. `wait`: DEL returns only when the kernel has freed everything, instead of leaving the
+    /// end of it (a grace period of some 16 ms) to a detached child (`CNI_ALL_WAIT=1`).
+    pub fn new(wait: bool) -> Kernel {
+        Kernel { wait }
+    }
+
+    /// Whether removals wait until the kernel has freed everything.
+    pub fn waits(&self) -> bool {
+        self.wait
+    }
+}
