@@ -1,5 +1,9 @@
 //! The only folder that talks to the kernel about networking.
 
+pub mod netns;
+pub mod rtnl;
+pub mod sysctl;
+
 /// Everything one call needs from the kernel. Each part is opened when it is first used, and kept.
 pub struct Kernel {
     wait: bool,
