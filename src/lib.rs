@@ -7,6 +7,7 @@
 //! every layer may use [`cni`]. The one intended loop is `attach::ipam` → `invoke` → `plugins`: a main plugin
 //! delegating to an IPAM plugin.
 
+pub(crate) mod cli;
 pub mod cni;
 #[allow(dead_code)]
 pub(crate) mod kernel;
