@@ -43,7 +43,7 @@ pub enum Change {
     },
     /// `ip route add|append|replace ROUTE`.
     AddRoute(RouteMode, RouteSpec),
-    /// `ip route del ROUTE`; ESRCH when there is no such route.
+    /// `ip route del ROUTE`; ESRCH when there is no such route. What is set must match, metrics (`mtu`, `advmss`) too.
     DelRoute(RouteSpec),
     /// `bridge vlan add dev NAME vid RANGE`; EOPNOTSUPP when the kernel has no bridge VLAN filtering. A `pvid` must be a
     /// single VLAN.
@@ -171,7 +171,7 @@ pub struct AddAddress {
 impl Change {
     /// Adds the messages of this change: one, or two for a [`SetLink`] of both master and port flags.
     /// Fails, adding none, when the change cannot be said in netlink (a name too long, an index not known).
-    pub(super) fn encode(&self, batch: &mut Batch) -> Result<()> {
+    pub(in crate::kernel) fn encode(&self, batch: &mut Batch) -> Result<()> {
         match self {
             Change::AddBridge(bridge) => self.encode_bridge(bridge, batch)?,
             Change::AddVeth(veth) => self.encode_veth(veth, batch)?,

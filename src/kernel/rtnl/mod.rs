@@ -27,3 +27,9 @@ pub use route::{NextHop, Route, RouteMode, RouteSpec};
 pub use watch::{AddressWatch, Event, LinkWatch};
 
 pub(super) use socket::Socket;
+pub(super) use wire::{Batch, Messages};
+
+#[cfg(test)]
+mod kernel_tests;
+#[cfg(test)]
+pub(in crate::kernel) mod private_netns;
