@@ -12,7 +12,7 @@ pub mod version;
 
 pub use args::Args;
 pub use config::{Common, Config, ValidAttachment};
-pub use error::{Code, Error, Result};
+pub use error::{Code, Error, Result, ResultExt};
 pub use request::{Accepts, Command, Environment, Request};
 pub use result::{CniResult, Dns, Interface, IpConfig, Route};
 pub use version::{Family, Version};

@@ -143,3 +143,54 @@ impl Drop for Back {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::rtnl::private_netns::private_netns;
+
+    #[test]
+    fn a_missing_path_has_the_text_that_runtimes_look_for() {
+        let err = Netns::open("/no/such/netns").unwrap_err();
+        assert_eq!(err.msg(), "failed to Statfs \"/no/such/netns\": no such file or directory");
+        assert!(Netns::find("/no/such/netns").unwrap().is_none());
+    }
+
+    #[test]
+    fn an_ordinary_file_is_refused_with_its_magic() {
+        let file = std::env::temp_dir().join(format!("cni-all-not-a-netns-{}", std::process::id()));
+        std::fs::write(&file, "").unwrap();
+        let err = Netns::open(file.to_str().unwrap()).unwrap_err();
+        std::fs::remove_file(&file).unwrap();
+        assert!(err.msg().starts_with(&format!("unknown FS magic on \"{}\": ", file.display())), "{err}");
+    }
+
+    #[test]
+    fn a_file_of_proc_that_is_no_namespace_cannot_be_entered() {
+        let err = Netns::open("/proc/version").unwrap().enter(|| Ok(())).unwrap_err();
+        assert_eq!(err.errno(), Some(Errno::EINVAL));
+    }
+
+    #[test]
+    fn the_way_back_is_found_after_success_failure_and_panic() {
+        private_netns("the_way_back_is_found", || {
+            let home = Netns::current().unwrap();
+            let other = Netns::create_unnamed().unwrap();
+            assert!(home.is_current().unwrap() && !other.is_current().unwrap() && !other.same_as(&home));
+            assert!(other.enter(|| other.is_current()).unwrap());
+            assert!(home.is_current().unwrap());
+            other.enter(|| Err::<(), _>(Error::internal("x"))).unwrap_err();
+            assert!(home.is_current().unwrap());
+            std::panic::catch_unwind(|| other.enter(|| -> Result<()> { panic!("on purpose") })).unwrap_err();
+            assert!(home.is_current().unwrap());
+        });
+    }
+
+    #[test]
+    fn the_path_of_an_unnamed_namespace_opens_it_again() {
+        private_netns("the_path_of_an_unnamed_namespace", || {
+            let netns = Netns::create_unnamed().unwrap();
+            assert!(Netns::open(netns.path()).unwrap().same_as(&netns));
+        });
+    }
+}

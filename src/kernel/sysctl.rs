@@ -37,3 +37,37 @@ pub fn ensure(path: &str, value: &str) -> Result<bool> {
     write(path, value)?;
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::rtnl::private_netns::private_netns;
+
+    #[test]
+    fn a_setting_is_written_only_when_it_differs() {
+        private_netns("a_setting_is_written_only_when_it_differs", || {
+            let path = "net/ipv4/conf/lo/forwarding";
+            let before = read(path).unwrap();
+            let other = if before == "1" { "0" } else { "1" };
+            assert_eq!(ensure(path, &before), Ok(false));
+            assert_eq!(ensure(path, other), Ok(true));
+            assert_eq!(read(path), Ok(other.to_owned()));
+            assert_eq!(ensure(path, other), Ok(false));
+        });
+    }
+
+    #[test]
+    fn a_setting_that_the_kernel_lacks_is_gone_and_named() {
+        let err = ensure("net/ipv4/conf/no-such-link/forwarding", "1").unwrap_err();
+        assert!(err.is_gone());
+        assert!(err.msg().starts_with("read /proc/sys/net/ipv4/conf/no-such-link/forwarding: "), "{err}");
+    }
+
+    #[test]
+    fn a_refused_value_names_value_and_file() {
+        private_netns("a_refused_value", || {
+            let err = ensure("net/ipv4/conf/lo/forwarding", "x").unwrap_err();
+            assert!(err.msg().starts_with("write x to /proc/sys/net/ipv4/conf/lo/forwarding: "), "{err}");
+        });
+    }
+}

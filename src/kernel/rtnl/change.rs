@@ -43,7 +43,7 @@ pub enum Change {
     },
     /// `ip route add|append|replace ROUTE`.
     AddRoute(RouteMode, RouteSpec),
-    /// `ip route del ROUTE`; ESRCH when there is no such route.
+    /// `ip route del ROUTE`; ESRCH when there is no such route. What is set must match, metrics (`mtu`, `advmss`) too.
     DelRoute(RouteSpec),
     /// `bridge vlan add dev NAME vid RANGE`; EOPNOTSUPP when the kernel has no bridge VLAN filtering. A `pvid` must be a
     /// single VLAN.
@@ -171,7 +171,7 @@ pub struct AddAddress {
 impl Change {
     /// Adds the messages of this change: one, or two for a [`SetLink`] of both master and port flags.
     /// Fails, adding none, when the change cannot be said in netlink (a name too long, an index not known).
-    pub(super) fn encode(&self, batch: &mut Batch) -> Result<()> {
+    pub(in crate::kernel) fn encode(&self, batch: &mut Batch) -> Result<()> {
         match self {
             Change::AddBridge(bridge) => self.encode_bridge(bridge, batch)?,
             Change::AddVeth(veth) => self.encode_veth(veth, batch)?,
@@ -218,7 +218,7 @@ impl Change {
         batch.message(Rtm::Newlink, NlmF::CREATE | NlmF::EXCL, &ifinfomsg(0, 0, up, up), |a| {
             encode_new(a, &bridge.name, bridge.mtu, bridge.mac);
             a.nest(Ifla::Linkinfo, |a| {
-                a.text(IflaInfo::Kind, "bridge");
+                a.bytes(IflaInfo::Kind, b"bridge");
                 if bridge.vlan_filtering {
                     a.nest(IflaInfo::Data, |a| a.u8(IFLA_BR_VLAN_FILTERING, 1));
                 }
@@ -238,7 +238,7 @@ impl Change {
                 a.u32(Ifla::Master, master);
             }
             a.nest(Ifla::Linkinfo, |a| {
-                a.text(IflaInfo::Kind, "veth");
+                a.bytes(IflaInfo::Kind, b"veth");
                 a.nest(IflaInfo::Data, |a| {
                     a.nest_after(VETH_INFO_PEER, &ifinfomsg(0, 0, 0, 0), |a| {
                         encode_new(a, &veth.peer.name, veth.peer.mtu, veth.peer.mac);
@@ -294,7 +294,7 @@ impl Change {
             }
             if let Some(on) = set.vlan_filtering {
                 a.nest(Ifla::Linkinfo, |a| {
-                    a.text(IflaInfo::Kind, "bridge");
+                    a.bytes(IflaInfo::Kind, b"bridge");
                     a.nest(IflaInfo::Data, |a| a.u8(IFLA_BR_VLAN_FILTERING, on.into()));
                 });
             }
@@ -329,7 +329,7 @@ fn encode_new(a: &mut Attributes<'_>, name: &str, mtu: Option<u32>, mac: Option<
 /// `ip link set ... type bridge_slave hairpin on isolated on`: unlike `bridge link set` this takes the port's name.
 fn encode_port(a: &mut Attributes<'_>, port: PortFlags) {
     a.nest(Ifla::Linkinfo, |a| {
-        a.text(IflaInfo::SlaveKind, "bridge");
+        a.bytes(IflaInfo::SlaveKind, b"bridge");
         a.nest(IflaInfo::SlaveData, |a| {
             for (kind, value) in [(IFLA_BRPORT_MODE, port.hairpin), (IFLA_BRPORT_ISOLATED, port.isolated)] {
                 if let Some(on) = value {
@@ -339,3 +339,7 @@ fn encode_port(a: &mut Attributes<'_>, port: PortFlags) {
         });
     });
 }
+
+#[cfg(test)]
+#[path = "change_tests.rs"]
+mod tests;

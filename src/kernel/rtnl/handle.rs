@@ -222,9 +222,12 @@ impl Handle {
         self.beside(AddressWatch::open)
     }
 
-    /// What [`crate::kernel::detach`] needs: notifications, and a socket of its own for the requests.
-    pub(in crate::kernel) fn watch_and_socket(&self) -> Result<(LinkWatch, Socket)> {
-        self.beside(|| Ok((LinkWatch::open()?, Socket::open()?)))
+    /// What [`crate::kernel::detach`] needs in this handle's namespace: notifications, and sockets for other processes.
+    pub(in crate::kernel) fn watch_and_sockets(&self, count: usize) -> Result<(LinkWatch, Vec<Socket>)> {
+        self.beside(|| {
+            let sockets = (0..count).map(|_| Socket::open()).collect::<Result<_>>()?;
+            Ok((LinkWatch::open()?, sockets))
+        })
     }
 
     /// Waits until a link is operationally up and, when it is a bridge's port, not disabled there.

@@ -20,6 +20,7 @@ mod wire;
 pub use address::Address;
 pub use change::{AddAddress, AddBridge, AddVeth, Change, PeerNetns, PortFlags, SetLink, VethPeer};
 pub use handle::{Handle, Step};
+#[allow(unused_imports)] // Bridge and Port: for those who build a Link in a test
 pub use link::{Bridge, Dev, Link, Port};
 pub use mac::Mac;
 pub use port_vlan::{PortVlan, VlanRange};
@@ -27,3 +28,9 @@ pub use route::{NextHop, Route, RouteMode, RouteSpec};
 pub use watch::{AddressWatch, Event, LinkWatch};
 
 pub(super) use socket::Socket;
+pub(super) use wire::{Batch, Messages};
+
+#[cfg(test)]
+mod kernel_tests;
+#[cfg(test)]
+pub(in crate::kernel) mod private_netns;

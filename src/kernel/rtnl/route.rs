@@ -246,11 +246,7 @@ pub(super) fn encode(
         if dst.prefix_len() > 0 {
             a.ip(Rta::Dst, dst.addr());
         }
-        if table > u32::from(u8::MAX) {
-            a.u32(Rta::Table, table);
-        }
-        if let Some(oif) = oif {
-            a.u32(Rta::Oif, oif);
+        if hops.is_empty() {
             encode_gateway(a, route.gw, dst);
         } else {
             a.nest(Rta::Multipath, |a| {
@@ -266,6 +262,12 @@ pub(super) fn encode(
         }
         if route.priority != 0 {
             a.u32(Rta::Priority, route.priority);
+        }
+        if table > u32::from(u8::MAX) {
+            a.u32(Rta::Table, table);
+        }
+        if let Some(oif) = oif {
+            a.u32(Rta::Oif, oif);
         }
         if route.mtu != 0 || route.advmss != 0 {
             a.nest(Rta::Metrics, |a| {
