@@ -5,6 +5,8 @@
 //! Calls go downwards only: `main` → `cli`, `runtime` → `invoke` → `plugins` → `attach` → `kernel`; every layer may
 //! use [`cni`]. The one intended loop is `attach::ipam` → `invoke` → `plugins`: a main plugin delegating to an IPAM.
 
+#[allow(dead_code)]
+pub(crate) mod attach;
 pub mod cni;
 #[allow(dead_code)]
 pub(crate) mod kernel;
