@@ -1,5 +1,7 @@
 //! The container's side of an attachment: its namespace, and the settings of the interface in it.
 
+use std::time::Duration;
+
 use crate::cni::{Error, Request, Result, ResultExt};
 use crate::kernel::announce::Announcer;
 use crate::kernel::netns::Netns;
@@ -68,6 +70,15 @@ impl Container {
                 self.netns.path()
             ))),
         }
+    }
+
+    /// Waits until duplicate address detection is over for every IPv6 address of the interface.
+    ///
+    /// # Errors
+    /// Another host has one of the addresses, or it takes longer than 5 s.
+    pub fn wait_settled(&mut self, index: u32) -> Result<()> {
+        let mut watch = self.rtnl.watch_addresses()?;
+        self.rtnl.wait_addresses_settled(&mut watch, index, Duration::from_secs(5))
     }
 
     /// Sets what only files can set, before the interface gets addresses and comes up, and opens what announces them.

@@ -1,5 +1,8 @@
 //! The personalities: one trait, one static table. A new plugin is one file and one row here.
 
+mod bridge;
+mod loopback;
+
 use crate::cni::{Accepts, CniResult, Command, Error, Request, Result, Version};
 use crate::kernel::Kernel;
 
@@ -81,7 +84,7 @@ pub trait Plugin: Sync {
 }
 
 /// Every plugin, in order of name.
-pub static PLUGINS: &[&dyn Plugin] = &[];
+pub static PLUGINS: &[&dyn Plugin] = &[&bridge::Bridge, &loopback::Loopback];
 
 /// The plugin of that exact name.
 pub fn find(name: &str) -> Option<&'static dyn Plugin> {

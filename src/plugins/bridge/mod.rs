@@ -107,10 +107,7 @@ fn attach<'a>(
         mtu: conf.mtu,
         mac: conf.mac,
         master: Some(bridge.dev()),
-        port: PortFlags {
-            hairpin: conf.hairpin.then_some(true),
-            isolated: conf.isolated.then_some(true),
-        },
+        port: PortFlags { hairpin: conf.hairpin.then_some(true), isolated: conf.isolated.then_some(true) },
     };
     let pair = veth::create(kernel.host()?, container, &wanted)?;
     undo.push(move |kernel| teardown::links(req, kernel));
@@ -152,7 +149,11 @@ fn attach<'a>(
             ..Interface::default()
         },
     ];
-    result.interfaces.extend(vlan_gateway.map(|l| Interface { name: l.name, mac: text(l.mac), ..Interface::default() }));
+    result.interfaces.extend(vlan_gateway.map(|l| Interface {
+        name: l.name,
+        mac: text(l.mac),
+        ..Interface::default()
+    }));
     if let Some(dns) = &conf.dns {
         result.dns = dns.clone();
     }
@@ -169,7 +170,12 @@ fn ipv6(conf: &Conf, result: &CniResult) -> Ipv6 {
 
 /// Gives the gateway its addresses and turns forwarding on. With a native VLAN the gateway is a link of its own, which
 /// is returned.
-fn ensure_gateway(kernel: &mut Kernel, conf: &Conf, bridge: &Link, result: &CniResult) -> Result<Option<Link>> {
+fn ensure_gateway(
+    kernel: &mut Kernel,
+    conf: &Conf,
+    bridge: &Link,
+    result: &CniResult,
+) -> Result<Option<Link>> {
     let wanted = if conf.is_gateway { gateway::addresses(result) } else { Vec::new() };
     if wanted.is_empty() {
         return Ok(None);
