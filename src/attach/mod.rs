@@ -1,6 +1,7 @@
 //! Steps that main plugins share, named after what they do.
 
 pub mod masquerade;
+pub mod spoofcheck;
 
 /// The identity of one attachment: what the CNI spec says is unique for a container's interface on a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-pub use listed::{ListedChain, ListedRule};
+pub use listed::{ListedChain, ListedRule, Step};
 pub use lower::program;
 pub use socket::Socket;
 
@@ -33,7 +33,7 @@ pub const COMMENT_MAX: usize = 125;
 pub const XT_COMMENT_MAX: usize = 255;
 
 /// The family of a table: which packets its chains see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// IPv4.
     Ip,

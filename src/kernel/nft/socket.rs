@@ -15,6 +15,8 @@ use crate::cni::{Error, Result};
 const BUFFER: usize = 32 * 1024;
 /// `NLMSGERR_ATTR_MSG` (`linux/netlink.h`): the extended acknowledgement's text.
 const NLMSGERR_ATTR_MSG: u16 = 1;
+/// An operation starts over this many times when others change the same things at the same moment.
+const ATTEMPTS: usize = 10;
 /// A dump that the ruleset's changes interrupt is started again this many times.
 const DUMP_ATTEMPTS: usize = 20;
 
@@ -83,6 +85,22 @@ impl Socket {
                 if reply.sequence == last_sequence || reply.sequence == first_sequence.wrapping_sub(1) {
                     return failure.map_or(Ok(()), Err);
                 }
+            }
+        }
+    }
+
+    /// Looks, and makes the changes that follow from what there is, in one batch.
+    ///
+    /// Starts over when the kernel refuses it because objects appeared, went or got users since they were looked at:
+    /// what another process did in between, or must not happen twice.
+    pub fn commit(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
+        let mut left = ATTEMPTS;
+        loop {
+            left -= 1;
+            let changes = plan(self)?;
+            match self.apply(&changes) {
+                Err(err) if left > 0 && raced(&err) => {}
+                other => return other,
             }
         }
     }
@@ -247,6 +265,11 @@ impl Socket {
             }
         }
     }
+}
+
+/// What the kernel answers when a change does not fit what there is.
+fn raced(err: &Error) -> bool {
+    matches!(err.errno(), Some(Errno::EEXIST | Errno::ENOENT | Errno::EBUSY | Errno::ERESTART))
 }
 
 /// A refusal as an error: what was tried, the errno's text, and what the kernel adds to it.
