@@ -215,3 +215,111 @@ fn input_link(rule: &ListedRule) -> Option<String> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::nft::testing::{in_namespace, ruleset, sh};
+
+    const MAC: [u8; 6] = [0x0a, 0x58, 0x0a, 1, 0, 5];
+    const EMPTY: &str = "table bridge nat {\n\tchain PREROUTING {\n\t\ttype filter hook prerouting priority dstnat; policy accept;\n\t}\n}\n";
+
+    /// What the Go plugin makes.
+    fn upstream(id: &str, link: &str) {
+        sh(&format!(
+            "nft -f - <<'E'
+add table bridge nat
+add chain bridge nat PREROUTING {{ type filter hook prerouting priority -300; policy accept; }}
+add chain bridge nat cni-br-iface-{id}
+add chain bridge nat cni-br-iface-{id}-mac
+add rule bridge nat PREROUTING iifname \"{link}\" jump cni-br-iface-{id} comment \"macspoofchk-{id}\"
+add rule bridge nat cni-br-iface-{id} jump cni-br-iface-{id}-mac comment \"macspoofchk-{id}\"
+add rule bridge nat cni-br-iface-{id}-mac ether saddr 0a:58:0a:01:00:05 return comment \"macspoofchk-{id}\"
+add rule bridge nat cni-br-iface-{id}-mac drop comment \"macspoofchk-{id}\"
+E"
+        ));
+    }
+
+    #[test]
+    fn rules_are_those_of_the_go_plugin_and_all_go() {
+        in_namespace("rules_are_those_of_the_go_plugin_and_all_go", || {
+            let mut nft = Socket::open().unwrap();
+            upstream("c1-eth0", "veth0");
+            let theirs = ruleset();
+            check(&mut nft, "c1", "eth0", "veth0", MAC).unwrap();
+            sh("nft flush ruleset");
+            add(&mut nft, "c1", "eth0", "veth0", MAC).unwrap();
+            assert_eq!(ruleset(), theirs);
+            check(&mut nft, "c1", "eth0", "veth0", MAC).unwrap();
+            // Again, behind another link: the stale jump is replaced.
+            add(&mut nft, "c1", "eth0", "veth1", MAC).unwrap();
+            assert_eq!(ruleset(), theirs.replace("veth0", "veth1"));
+            let err = check(&mut nft, "c1", "eth0", "veth0", MAC).unwrap_err();
+            assert_eq!(err.code(), Code::CHECK_FAILED);
+            assert_eq!(
+                err.msg(),
+                "macspoofchk: missing or changed: nft rule bridge nat PREROUTING iifname \"veth0\" jump \
+                 cni-br-iface-c1-eth0 comment \"macspoofchk-c1-eth0\""
+            );
+            del(&mut nft, "c1", "eth0").unwrap();
+            assert_eq!(ruleset(), EMPTY);
+            del(&mut nft, "c1", "eth0").unwrap();
+            assert_eq!(ruleset(), EMPTY);
+        });
+    }
+
+    #[test]
+    fn spoof_check_leftovers_of_the_go_plugin_go_and_others_stay() {
+        in_namespace("spoof_check_leftovers_of_the_go_plugin_go_and_others_stay", || {
+            let mut nft = Socket::open().unwrap();
+            del(&mut nft, "c1", "eth0").unwrap();
+            gc(&mut nft, &[], |_| false).unwrap();
+            assert_eq!(ruleset(), "");
+            upstream("c2-eth0", "veth2");
+            sh(
+                "nft add rule bridge nat PREROUTING iifname eth9 counter accept comment mine; nft add chain bridge nat mine",
+            );
+            let others = sh("nft -a list ruleset");
+            upstream("c1-eth0", "veth0");
+            // As the Go plugin leaves it when ADD is repeated.
+            sh(
+                "nft add rule bridge nat PREROUTING iifname veth7 jump cni-br-iface-c1-eth0 comment macspoofchk-c1-eth0",
+            );
+            del(&mut nft, "c1", "eth0").unwrap();
+            assert_eq!(sh("nft -a list ruleset"), others);
+        });
+    }
+
+    #[test]
+    fn spoof_check_gc_removes_only_what_has_no_link_any_more() {
+        in_namespace("spoof_check_gc_removes_only_what_has_no_link_any_more", || {
+            let mut nft = Socket::open().unwrap();
+            for (id, link) in [("valid", "veth0"), ("elsewhere", "veth1"), ("gone", "veth2")] {
+                add(&mut nft, id, "eth0", link, MAC).unwrap();
+            }
+            let valid = [("valid".to_owned(), "eth0".to_owned())];
+            gc(&mut nft, &valid, |link| link == "veth1").unwrap();
+            let text = ruleset();
+            assert!(text.contains("iface-valid-eth0"), "{text}");
+            assert!(text.contains("iface-elsewhere-eth0") && !text.contains("gone"), "{text}");
+            gc(&mut nft, &[], |_| false).unwrap();
+            assert_eq!(ruleset(), EMPTY);
+        });
+    }
+
+    #[test]
+    fn over_long_container_ids_are_spoof_checked() {
+        in_namespace("over_long_container_ids_are_spoof_checked", || {
+            let mut nft = Socket::open().unwrap();
+            let (one, two) = ("f".repeat(300), "f".repeat(301));
+            for id in [&one, &two] {
+                add(&mut nft, id, "eth0", "veth0", MAC).unwrap();
+                check(&mut nft, id, "eth0", "veth0", MAC).unwrap();
+            }
+            del(&mut nft, &one, "eth0").unwrap();
+            check(&mut nft, &two, "eth0", "veth0", MAC).unwrap();
+            del(&mut nft, &two, "eth0").unwrap();
+            assert_eq!(ruleset(), EMPTY);
+        });
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! table ip cni-all {
-//!   map masquerade {                            # whose packets, and by which network's rules
+//!   map masqueraded {                           # whose packets, and by which network's rules
 //!     type ipv4_addr : verdict
 //!     elements = { 10.1.0.5 comment "net mynet if eth0 id 0123abcd" : goto masq-mynet-1a2b3c4d5e6f }
 //!   }
@@ -11,7 +11,7 @@
 //!     elements = { "fedcba987654321" comment "net mynet if eth0 id 0123abcd" : 10.1.0.5 }
 //!   }
 //!   chain prerouting { type nat hook prerouting priority dstnat; }      # before Linux 4.18 NAT needs both hooks
-//!   chain postrouting { type nat hook postrouting priority srcnat; ip saddr vmap @masquerade }
+//!   chain postrouting { type nat hook postrouting priority srcnat; ip saddr vmap @masqueraded }
 //!   chain masq-mynet-1a2b3c4d5e6f { ip daddr 10.1.0.0/16 return; ip daddr 224.0.0.0/4 return; masquerade }
 //! }
 //! ```
@@ -19,8 +19,9 @@
 //! A packet costs one look-up, and ADD and DEL cost the same with any number of containers: nothing is listed to find
 //! an attachment's elements, because `attachments` says where they are. It is only believed where the element itself
 //! names the attachment. A network's chain goes with its last element; the tables stay.
+//! (A map called `masquerade` could not be named in a command: the word is a keyword of nft.)
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -42,7 +43,7 @@ pub fn table(family: Family) -> Table {
 }
 
 fn masquerade_map(family: Family) -> Map {
-    Map { table: table(family), name: "masquerade", key: Type::Address, data: Type::Verdict }
+    Map { table: table(family), name: "masqueraded", key: Type::Address, data: Type::Verdict }
 }
 
 fn index_map(family: Family) -> Map {
@@ -215,7 +216,14 @@ fn goes_to(element: &Element) -> String {
 /// What removes all elements of an attachment, and the network's chain when they are the last that need it.
 ///
 /// `known` are addresses to look at besides those of the index.
-pub fn plan_del(nft: &mut Socket, at: &Attachment, known: &[IpAddr]) -> Result<Vec<Change>> {
+///
+/// The chains that the elements go to are put into `chains`, for [`plan_unused`].
+pub fn plan_del(
+    nft: &mut Socket,
+    at: &Attachment,
+    known: &[IpAddr],
+    chains: &mut BTreeSet<(Family, String)>,
+) -> Result<Vec<Change>> {
     let comment = names::element_comment(at);
     let mut changes = Vec::new();
     for family in FAMILIES {
@@ -235,7 +243,20 @@ pub fn plan_del(nft: &mut Socket, at: &Attachment, known: &[IpAddr]) -> Result<V
             let key = Value::Name(names::index_key(&comment, position));
             changes.push(Change::DestroyElement(index_map(family), key));
         }
+        chains.extend(references.keys().map(|chain| (family, chain.clone())));
         drop_unused(nft, family, &references, &mut changes)?;
+    }
+    Ok(changes)
+}
+
+/// What removes those of these chains that nothing refers to any more.
+///
+/// Two DELs that look at the same moment each see the other's element and leave the chain: so each looks again after it
+/// has removed its own.
+pub fn plan_unused(nft: &mut Socket, chains: &BTreeSet<(Family, String)>) -> Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    for (family, chain) in chains {
+        drop_unused(nft, *family, &BTreeMap::from([(chain.clone(), 0)]), &mut changes)?;
     }
     Ok(changes)
 }

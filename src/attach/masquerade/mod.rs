@@ -14,18 +14,15 @@ pub(super) mod names;
 mod tests;
 mod upstream;
 
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use nix::errno::Errno;
 
 use super::Attachment;
 use crate::cni::error::ResultExt;
 use crate::cni::{Code, Error, Result};
 use crate::kernel::nft::{Change, Family, Socket};
-
-/// An operation starts over this many times when others change the same things at the same moment.
-const ATTEMPTS: usize = 10;
 
 /// Which rules ADD writes (`ipMasqBackend`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +68,7 @@ pub fn add(nft: &mut Socket, at: &Attachment, addresses: &[IpNet], backend: Back
         Backend::Nftables => maps::plan_add(nft, at, addresses),
         Backend::Iptables => iptables::plan_add(nft, at, addresses),
     };
-    commit(nft, plan).context("ipMasq")
+    nft.commit(plan).context("ipMasq")
 }
 
 /// Removes what ADD of either backend, or of the Go plugins, made for the attachment. Nothing there is success.
@@ -80,11 +77,12 @@ pub fn add(nft: &mut Socket, at: &Attachment, addresses: &[IpNet], backend: Back
 /// the Go plugins' iptables rules of two attachments of one container to one network can only be told apart by them.
 /// Costs the same with any number of containers, except where rules of the Go plugins' layouts exist.
 pub fn del(nft: &mut Socket, at: &Attachment, known: &[IpAddr]) -> Result<()> {
-    let parts: [&dyn Fn(&mut Socket) -> Result<Vec<Change>>; 3] =
-        [&|nft| maps::plan_del(nft, at, known), &|nft| upstream::plan_del(nft, at), &|nft| {
-            iptables::plan_del(nft, at, known)
-        }];
-    commit_all(nft, &parts).context("ipMasq")
+    let chains = RefCell::default();
+    let ours = |nft: &mut Socket| maps::plan_del(nft, at, known, &mut chains.borrow_mut());
+    let upstream = |nft: &mut Socket| upstream::plan_del(nft, at);
+    let iptables = |nft: &mut Socket| iptables::plan_del(nft, at, known);
+    commit_all(nft, &[&ours, &upstream, &iptables]).context("ipMasq")?;
+    nft.commit(|nft| maps::plan_unused(nft, &chains.borrow())).context("ipMasq")
 }
 
 /// Compares the rules with what ADD makes; the error ([`Code::CHECK_FAILED`]) names the first difference.
@@ -99,11 +97,10 @@ pub fn check(nft: &mut Socket, at: &Attachment, addresses: &[IpNet], backend: Ba
 /// Removes what belongs to this network but to none of its valid attachments (container id, interface name), in all
 /// layouts.
 pub fn gc(nft: &mut Socket, network: &str, valid: &[(String, String)]) -> Result<()> {
-    let parts: [&dyn Fn(&mut Socket) -> Result<Vec<Change>>; 3] =
-        [&|nft| maps::plan_gc(nft, network, valid), &|nft| upstream::plan_gc(nft, network, valid), &|nft| {
-            iptables::plan_gc(nft, network, valid)
-        }];
-    commit_all(nft, &parts).context("ipMasq")
+    let ours = |nft: &mut Socket| maps::plan_gc(nft, network, valid);
+    let upstream = |nft: &mut Socket| upstream::plan_gc(nft, network, valid);
+    let iptables = |nft: &mut Socket| iptables::plan_gc(nft, network, valid);
+    commit_all(nft, &[&ours, &upstream, &iptables]).context("ipMasq")
 }
 
 /// Whether ADD could be served: the kernel has nf_tables and lets this process use it.
@@ -112,22 +109,12 @@ pub fn status(nft: &mut Socket) -> Result<()> {
     nft.probe().map_err(|err| err.with_code(Code::NOT_AVAILABLE).context(hint))
 }
 
-/// Looks and changes, again when someone else's change came between.
-fn commit(nft: &mut Socket, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
-    let mut left = ATTEMPTS;
-    loop {
-        left -= 1;
-        let changes = plan(nft)?;
-        match nft.apply(&changes) {
-            Err(err) if left > 0 && raced(&err) => {}
-            other => return other,
-        }
-    }
-}
+/// Looks, and says what to change.
+type Plan<'a> = &'a dyn Fn(&mut Socket) -> Result<Vec<Change>>;
 
 /// All parts in one batch; when that fails each alone, so that what cannot be removed does not keep the rest.
-fn commit_all(nft: &mut Socket, parts: &[&dyn Fn(&mut Socket) -> Result<Vec<Change>>]) -> Result<()> {
-    let together = commit(nft, |nft| {
+fn commit_all(nft: &mut Socket, parts: &[Plan]) -> Result<()> {
+    let together = nft.commit(|nft| {
         let mut changes = Vec::new();
         for part in parts {
             changes.extend(part(nft)?);
@@ -137,11 +124,6 @@ fn commit_all(nft: &mut Socket, parts: &[&dyn Fn(&mut Socket) -> Result<Vec<Chan
     if together.is_ok() {
         return Ok(());
     }
-    let failures = parts.iter().filter_map(|part| commit(nft, part).err()).collect();
+    let failures = parts.iter().filter_map(|part| nft.commit(part).err()).collect();
     Error::all(failures).map_or(Ok(()), Err)
-}
-
-/// What the kernel answers when objects appeared, went or got users since they were looked at.
-fn raced(err: &Error) -> bool {
-    matches!(err.errno(), Some(Errno::EEXIST | Errno::ENOENT | Errno::EBUSY | Errno::ERESTART))
 }

@@ -481,7 +481,7 @@ fn within(object: &mut nftnl::Rule, rule: &Rule, side: Side, net: IpNet, inside:
         return Ok(());
     }
     let (offset, full) = field(rule, side)?;
-    let whole = net.prefix_len() > 0 && net.prefix_len() % 8 == 0;
+    let whole = net.prefix_len() > 0 && net.prefix_len().is_multiple_of(8);
     let length = if whole { u32::from(net.prefix_len() / 8) } else { full };
     object.add_expr(&payload(libc::NFT_PAYLOAD_NETWORK_HEADER, offset, length));
     if !whole {
