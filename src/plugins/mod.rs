@@ -1,10 +1,14 @@
 //! The personalities: one trait, one static table. A new plugin is one file and one row here.
 
 mod bridge;
+mod host_local;
 mod loopback;
+mod ptp;
+mod static_ipam;
 
-use crate::cni::{Accepts, CniResult, Command, Error, Request, Result, Version};
+use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
 use crate::kernel::Kernel;
+use crate::kernel::netns::Netns;
 
 /// What a plugin is for; the order of chapters in lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,7 +88,8 @@ pub trait Plugin: Sync {
 }
 
 /// Every plugin, in order of name.
-pub static PLUGINS: &[&dyn Plugin] = &[&bridge::Bridge, &loopback::Loopback];
+pub static PLUGINS: &[&dyn Plugin] =
+    &[&bridge::Bridge, &host_local::HostLocal, &loopback::Loopback, &ptp::Ptp, &static_ipam::Static];
 
 /// The plugin of that exact name.
 pub fn find(name: &str) -> Option<&'static dyn Plugin> {
@@ -99,8 +104,18 @@ pub fn accepts(plugin: &dyn Plugin) -> Accepts {
 /// Runs the verb that the request names. ADD gives a result, the others nothing.
 ///
 /// # Errors
-/// Those of the verb.
+/// Those of the verb; [`Code::INVALID_NETNS`], before anything is touched, when ADD or DEL would work on the namespace
+/// this process is in. (The Go library finds that out when the work is done.)
 pub fn call(plugin: &dyn Plugin, req: &Request, kernel: &mut Kernel) -> Result<Option<CniResult>> {
+    if matches!(req.command, Command::Add | Command::Del) && !req.netns_override {
+        // A path that cannot be opened is the plugin's business: it may not need the namespace.
+        if let Ok(true) =
+            Netns::find(&req.netns).and_then(|found| found.map_or(Ok(false), |ns| ns.is_current()))
+        {
+            let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
+            return Err(Error::new(Code::INVALID_NETNS, msg).with_details(format!("CNI_NETNS={}", req.netns)));
+        }
+    }
     match req.command {
         Command::Add => plugin.add(req, kernel).map(Some),
         Command::Del => plugin.del(req, kernel).map(|()| None),
@@ -108,6 +123,17 @@ pub fn call(plugin: &dyn Plugin, req: &Request, kernel: &mut Kernel) -> Result<O
         Command::Gc => plugin.gc(req, kernel).map(|()| None),
         Command::Status => plugin.status(req, kernel).map(|()| None),
         Command::Version => Err(Error::internal("VERSION is answered before a request is made")),
+    }
+}
+
+/// An MTU as main plugins take it: bytes, 0 and less for "not set".
+///
+/// # Errors
+/// [`crate::cni::Code::INVALID_CONFIG`] for one that no link can have.
+pub fn mtu(written: i64) -> Result<Option<u32>> {
+    match written {
+        ..=0 => Ok(None),
+        n => u32::try_from(n).map(Some).map_err(|_| Error::config(format!("mtu: {n} is out of range"))),
     }
 }
 

@@ -127,7 +127,7 @@ impl Conf {
             is_default_gateway: wire.is_default_gateway,
             force_address: wire.force_address,
             masquerade: Backend::of(wire.ip_masq, &wire.ip_masq_backend)?,
-            mtu: mtu(wire.mtu)?,
+            mtu: crate::plugins::mtu(wire.mtu)?,
             hairpin: wire.hairpin_mode,
             promisc: wire.promisc_mode,
             vlans: vlans(wire.vlan, wire.vlan_trunk.as_deref(), wire.preserve_default_vlan)?,
@@ -146,17 +146,6 @@ impl Conf {
     pub fn vlan_gateway(&self) -> Option<String> {
         let native = self.vlans.as_ref()?.native?;
         Some(format!("{}.{native}", self.bridge))
-    }
-}
-
-/// An MTU as main plugins take it: bytes, 0 and less for "not set".
-///
-/// # Errors
-/// [`Code::INVALID_CONFIG`] for one that no link can have.
-pub fn mtu(written: i64) -> Result<Option<u32>> {
-    match written {
-        ..=0 => Ok(None),
-        n => u32::try_from(n).map(Some).map_err(|_| Error::config(format!("mtu: {n} is out of range"))),
     }
 }
 

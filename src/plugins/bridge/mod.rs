@@ -213,7 +213,7 @@ fn set_vlans(kernel: &mut Kernel, conf: &Conf, bridge: &Link, port: &Link) -> Re
     kernel.host()?.apply(&port::vlan_changes(&port.dev(), vlans, default)).map_err(link::explain_vlan)
 }
 
-/// For tests of this folder and `link.rs`: `true` when an error says that the kernel lacks a feature.
+/// The kernel lacks a feature.
 fn is_unsupported(err: &Error) -> bool {
     matches!(err.errno(), Some(Errno::EOPNOTSUPP))
 }
