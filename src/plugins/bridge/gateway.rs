@@ -152,7 +152,7 @@ mod tests {
     fn a_new_address_pins_the_mac() {
         assert_eq!(
             printed(&["fe80::1/64"], "fd00::1/64", false).unwrap(),
-            ["ip addr add fd00::1/64 dev cni0 nodad", "ip link set dev cni0 address 02:00:00:00:00:01"]
+            ["ip -6 addr add fd00::1/64 dev cni0 nodad", "ip link set dev cni0 address 02:00:00:00:00:01"]
         );
     }
 

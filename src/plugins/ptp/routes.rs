@@ -145,8 +145,8 @@ mod tests {
             [
                 "ip addr add 10.1.0.5/16 dev eth0",
                 "ip link set dev eth0 up",
-                "ip route del 10.1.0.0/16 dev eth0 src 10.1.0.5 proto kernel",
-                "ip route add 10.1.0.1 dev eth0 src 10.1.0.5 scope link",
+                "ip route del 10.1.0.0/16 dev eth0 src 10.1.0.5 proto 2",
+                "ip route add 10.1.0.1/32 dev eth0 src 10.1.0.5 scope link",
                 "ip route add 10.1.0.0/16 via 10.1.0.1 dev eth0 src 10.1.0.5",
             ]
         );
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn a_single_address_needs_only_the_route_to_its_gateway() {
         let lines = printed(&[("10.1.0.5/32", Some("10.0.0.1"))]);
-        assert_eq!(lines[2..], ["ip route add 10.0.0.1 dev eth0 src 10.1.0.5 scope link"]);
+        assert_eq!(lines[2..], ["ip route add 10.0.0.1/32 dev eth0 src 10.1.0.5 scope link"]);
     }
 
     #[test]
