@@ -129,7 +129,7 @@ fn the_hosts_end_is_called_veth_something() {
     let node = Node::new();
     let attachment = node.attach(&node.container(), "eth0", &bridge_config(&node));
     let name = attachment.host_veth();
-    assert_eq!(node.links_of_kind("veth"), [name.clone()]);
+    assert_eq!(node.links_of_kind("veth"), std::slice::from_ref(&name));
     assert!(name.len() <= 15 && node.link_has(&name, "UP"));
 }
 
