@@ -1,10 +1,19 @@
 //! The CNI plugins and the runtime side of CNI, in one library and one executable.
 //!
 //! * [`cni`]: the protocol as plain data, every version from 0.1.0 to 1.1.0.
+//! * [`personality`]: what the executable does; `main.rs` hands it the process.
 //!
-//! Calls go downwards only: `main` → `cli`, `runtime` → `invoke` → `plugins` → `attach` → `kernel`; every layer may
-//! use [`cni`]. The one intended loop is `attach::ipam` → `invoke` → `plugins`: a main plugin delegating to an IPAM.
+//! Calls go downwards only: `main` → `personality` → `cli`, `runtime` → `invoke` → `plugins` → `attach` → `kernel`;
+//! every layer may use [`cni`]. The one intended loop is `attach::ipam` → `invoke` → `plugins`: a main plugin
+//! delegating to an IPAM plugin.
 
+#[allow(dead_code)]
+pub(crate) mod attach;
 pub mod cni;
+pub(crate) mod invoke;
 #[allow(dead_code)]
 pub(crate) mod kernel;
+#[doc(hidden)]
+pub mod personality;
+#[allow(dead_code)]
+pub(crate) mod plugins;

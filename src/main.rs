@@ -1,3 +1,17 @@
 //! argv[0] → personality. The only place that reads the environment and standard input, prints, and exits.
 
-fn main() {}
+use std::io::{stderr, stdin, stdout};
+
+use cni_all::personality::{Process, run};
+
+#[allow(clippy::exit)]
+fn main() {
+    let status = run(Process {
+        args: std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect(),
+        env: &|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned()),
+        stdin: &mut stdin().lock(),
+        stdout: &mut stdout().lock(),
+        stderr: &mut stderr().lock(),
+    });
+    std::process::exit(status);
+}

@@ -1,0 +1,109 @@
+//! The container's side of an attachment: its namespace, and the settings of the interface in it.
+
+use std::time::Duration;
+
+use crate::cni::{Error, Request, Result, ResultExt};
+use crate::kernel::announce::Announcer;
+use crate::kernel::netns::Netns;
+use crate::kernel::rtnl::{Handle, Link};
+use crate::kernel::sysctl;
+
+/// The container's network namespace with a handle to it, used from outside.
+pub struct Container {
+    /// The namespace.
+    pub netns: Netns,
+    /// rtnetlink inside it.
+    pub rtnl: Handle,
+}
+
+/// How IPv6 is set up on the container's interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ipv6 {
+    /// The interface gets no IPv6 address: nothing to set.
+    None,
+    /// Addresses are usable at once.
+    NoDad,
+    /// Duplicate address detection, the enhanced kind (RFC 7527).
+    Dad,
+}
+
+impl Container {
+    /// Opens the namespace `CNI_NETNS` names.
+    ///
+    /// # Errors
+    /// The path does not exist or is no network namespace.
+    pub fn open(req: &Request) -> Result<Container> {
+        let netns = Netns::open(&req.netns).context("open the container's network namespace")?;
+        let rtnl = netns.enter(Handle::open)?;
+        Ok(Container { netns, rtnl })
+    }
+
+    /// As [`Container::open`]; `None` when `CNI_NETNS` is empty, does not exist, or is not a namespace (any more): then
+    /// there is nothing inside it to clean.
+    ///
+    /// # Errors
+    /// The namespace is there but cannot be entered.
+    pub fn find(req: &Request) -> Result<Option<Container>> {
+        if req.netns.is_empty() {
+            return Ok(None);
+        }
+        let netns = match Netns::find(&req.netns) {
+            Ok(Some(netns)) => netns,
+            Ok(None) => return Ok(None),
+            // The empty file that `ip netns` leaves when its mount is gone: no system call failed.
+            Err(e) if e.errno().is_none() => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let rtnl = netns.enter(Handle::open)?;
+        Ok(Some(Container { netns, rtnl }))
+    }
+
+    /// Refuses to go on when the interface exists already: it belongs to somebody.
+    ///
+    /// # Errors
+    /// The interface's name and the namespace.
+    pub fn must_be_free(&mut self, ifname: &str) -> Result<()> {
+        match self.rtnl.link(ifname)? {
+            None => Ok(()),
+            Some(_) => Err(Error::internal(format!(
+                "interface {ifname:?} already exists in {}: run DEL first, or choose another CNI_IFNAME",
+                self.netns.path()
+            ))),
+        }
+    }
+
+    /// Waits until duplicate address detection is over for every IPv6 address of the interface.
+    ///
+    /// # Errors
+    /// Another host has one of the addresses, or it takes longer than 5 s.
+    pub fn wait_settled(&mut self, index: u32) -> Result<()> {
+        let mut watch = self.rtnl.watch_addresses()?;
+        self.rtnl.wait_addresses_settled(&mut watch, index, Duration::from_secs(5))
+    }
+
+    /// Sets what only files can set, before the interface gets addresses and comes up, and opens what announces them.
+    ///
+    /// `arp_notify` makes the kernel announce the addresses whenever the interface comes up later.
+    ///
+    /// # Errors
+    /// A setting that IPv6 addresses need cannot be made; others are best effort, as kernels without IPv6 lack them.
+    pub fn prepare(&self, link: &Link, ipv6: Ipv6) -> Result<Announcer> {
+        self.netns.enter(|| {
+            let name = &link.name;
+            let _ = sysctl::write(&format!("net/ipv4/conf/{name}/arp_notify"), "1");
+            if ipv6 != Ipv6::None {
+                let ifname = |key: &str| format!("net/ipv6/conf/{name}/{key}");
+                for path in ["net/ipv6/conf/lo/disable_ipv6".to_owned(), ifname("disable_ipv6")] {
+                    sysctl::ensure(&path, "0").context("IPv6 addresses need IPv6 to be enabled")?;
+                }
+                sysctl::write(&ifname("keep_addr_on_down"), "1")?;
+                let dad = if ipv6 == Ipv6::Dad { "1" } else { "0" };
+                let _ = sysctl::write(&ifname("accept_dad"), dad);
+                if ipv6 == Ipv6::Dad {
+                    let _ = sysctl::write(&ifname("enhanced_dad"), "1");
+                }
+            }
+            Announcer::open(link.index)
+        })
+    }
+}

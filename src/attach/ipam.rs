@@ -1,0 +1,43 @@
+//! Delegation to the IPAM plugin that `ipam.type` names (reference: main-plugins.md section 3).
+
+use crate::cni::{CniResult, Code, Command, Error, Request, Result};
+use crate::invoke;
+use crate::kernel::Kernel;
+
+/// Asks `plugin` for addresses. When it fails, or answers without any, its DEL is run before the error is returned
+/// (CNI spec, section 4), so that nothing stays reserved.
+///
+/// # Errors
+/// The plugin's own error; [`Code::INTERNAL`] `missing IP config` when it gave no address.
+pub fn add(plugin: &str, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
+    let result = match invoke::run_as(Command::Add, plugin, req, kernel) {
+        Ok(result) => result.unwrap_or_default(),
+        Err(err) => {
+            // Why ADD failed matters more than that DEL, which is a precaution, failed as well.
+            let _ = del(plugin, req, kernel);
+            return Err(err);
+        }
+    };
+    if result.ips.is_empty() {
+        del(plugin, req, kernel)?;
+        return Err(Error::new(Code::INTERNAL, "IPAM plugin returned missing IP config")
+            .with_details(format!("ipam plugin {plugin:?} succeeded without giving an address")));
+    }
+    Ok(CniResult { interfaces: Vec::new(), ..result })
+}
+
+/// Releases what `plugin` assigned to this attachment.
+///
+/// # Errors
+/// The plugin's own error.
+pub fn del(plugin: &str, req: &Request, kernel: &mut Kernel) -> Result<()> {
+    invoke::run_as(Command::Del, plugin, req, kernel).map(drop)
+}
+
+/// Asks `plugin` whether the attachment's addresses are still assigned, serves GC, or STATUS: the request's own verb.
+///
+/// # Errors
+/// The plugin's own error.
+pub fn forward(plugin: &str, req: &Request, kernel: &mut Kernel) -> Result<()> {
+    invoke::run(plugin, req, kernel).map(drop)
+}

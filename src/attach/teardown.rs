@@ -1,0 +1,101 @@
+//! DEL and GC of plugins that make a veth pair: everything an ADD, ours or a Go plugin's, can have left.
+
+use std::net::IpAddr;
+
+use super::{Attachment, ipam, masquerade, spoofcheck, veth};
+use crate::attach::owner::Owner;
+use crate::cni::{Error, Request, Result, ValidAttachment};
+use crate::kernel::Kernel;
+use crate::kernel::rtnl::Link;
+
+/// Detaches: rules, links, then addresses, so that no address is handed out again while a link still answers for it.
+/// Nothing is needed but the network's name, the container's id and the interface's name.
+///
+/// # Errors
+/// All failures together; every step was tried.
+pub fn del(req: &Request, kernel: &mut Kernel) -> Result<()> {
+    let of = Attachment::of(req);
+    let mut errors = Vec::new();
+    let ends = kernel.host().and_then(|host| veth::host_ends(host, &of)).unwrap_or_else(|e| {
+        errors.push(e);
+        Vec::new()
+    });
+    let known = known_addresses(req, &ends);
+    errors.extend(rules(&of, &known, kernel).err());
+    errors.extend(veth::remove(kernel, req, &ends).err());
+    match req.config.ipam() {
+        Ok(Some(plugin)) => errors.extend(ipam::del(&plugin, req, kernel).err()),
+        Ok(None) => {}
+        Err(e) => errors.push(e),
+    }
+    Error::all(errors).map_or(Ok(()), Err)
+}
+
+/// Takes the links back that an ADD made.
+///
+/// # Errors
+/// What is there but cannot be removed.
+pub fn links(req: &Request, kernel: &mut Kernel) -> Result<()> {
+    let ends = veth::host_ends(kernel.host()?, &Attachment::of(req))?;
+    veth::remove(kernel, req, &ends)
+}
+
+/// Collects what belongs to this network and to no valid attachment. Without a list nothing is known to be stale, and
+/// only the IPAM plugin is asked.
+///
+/// # Errors
+/// All failures together; every step was tried.
+pub fn gc(req: &Request, kernel: &mut Kernel) -> Result<()> {
+    let mut errors = Vec::new();
+    if let Some(valid) = req.config.valid_attachments()? {
+        errors.extend(collect(&req.config.name, valid, kernel).err());
+    }
+    match req.config.ipam() {
+        Ok(Some(plugin)) => errors.extend(ipam::forward(&plugin, req, kernel).err()),
+        Ok(None) => {}
+        Err(e) => errors.push(e),
+    }
+    Error::all(errors).map_or(Ok(()), Err)
+}
+
+fn collect(network: &str, valid: Vec<ValidAttachment>, kernel: &mut Kernel) -> Result<()> {
+    let mut errors = Vec::new();
+    let attachments: Vec<Attachment<'_>> = valid
+        .iter()
+        .map(|v| Attachment { network, container_id: &v.container_id, ifname: &v.ifname })
+        .collect();
+    let veths = kernel.host()?.links(Some("veth"))?;
+    let stale: Vec<Link> =
+        veths.iter().filter(|link| veth::is_stale(link, network, &attachments)).cloned().collect();
+    let valid: Vec<(String, String)> = valid.into_iter().map(|v| (v.container_id, v.ifname)).collect();
+    if let Some(nft) = kernel.nft_if_there()? {
+        errors.extend(masquerade::gc(nft, network, &valid).err());
+        let alive =
+            |name: &str| veths.iter().any(|v| v.name == name) && !stale.iter().any(|v| v.name == name);
+        errors.extend(spoofcheck::gc(nft, &valid, alive).err());
+    }
+    errors.extend(veth::remove_host_ends(kernel, &stale).err());
+    Error::all(errors).map_or(Ok(()), Err)
+}
+
+/// Every address the attachment may have rules for, as far as it is known without asking for all rules: from the host
+/// end's alias, and from prevResult.
+fn known_addresses(req: &Request, ends: &[Link]) -> Vec<IpAddr> {
+    let mut known: Vec<IpAddr> =
+        ends.iter().filter_map(|end| Owner::parse(&end.alias)).flat_map(|owner| owner.addresses).collect();
+    // A prevResult that cannot be read must not keep anything from being cleaned.
+    if let Ok(Some(result)) = req.config.prev_result() {
+        known.extend(result.ips.iter().map(|ip| ip.address.addr()));
+    }
+    known.sort_unstable();
+    known.dedup();
+    known
+}
+
+/// Removes masquerading and spoof check, whatever the configuration says now: it may have changed since ADD.
+fn rules(of: &Attachment<'_>, known: &[IpAddr], kernel: &mut Kernel) -> Result<()> {
+    let Some(nft) = kernel.nft_if_there()? else { return Ok(()) };
+    let masquerade = masquerade::del(nft, of, known).err();
+    let spoofcheck = spoofcheck::del(nft, of.container_id, of.ifname).err();
+    Error::all(masquerade.into_iter().chain(spoofcheck).collect()).map_or(Ok(()), Err)
+}

@@ -1,0 +1,162 @@
+//! A veth pair between host and container: made, found again, and removed.
+
+use ipnet::IpNet;
+
+use super::Attachment;
+use super::container::Container;
+use super::owner::{Owner, alias, host_names};
+use crate::cni::{Error, Request, Result, ResultExt};
+use crate::kernel::Kernel;
+use crate::kernel::detach::remove_links;
+use crate::kernel::rtnl::{AddVeth, Change, Dev, Handle, Link, Mac, PortFlags, SetLink, Step, VethPeer};
+
+/// What a pair shall look like.
+pub struct Wanted<'a> {
+    /// Whose it is.
+    pub attachment: Attachment<'a>,
+    /// The container's addresses, remembered in the host end's alias.
+    pub addresses: Vec<IpNet>,
+    /// MTU of both ends.
+    pub mtu: Option<u32>,
+    /// MAC of the container's end.
+    pub mac: Option<Mac>,
+    /// Bridge of the host end.
+    pub master: Option<Dev>,
+    /// Flags of that bridge port that differ from a new port's.
+    pub port: PortFlags,
+}
+
+/// A pair that was made.
+pub struct Pair {
+    /// The host end: up, in its bridge.
+    pub host: Link,
+    /// The container's end under its final name: down.
+    pub container: Link,
+}
+
+/// Makes the pair: the container's end straight in its namespace under its final name (moving a link costs 16 ms).
+///
+/// # Errors
+/// The interface exists in the container, or the kernel refuses; nothing is left then.
+pub fn create(host: &mut Handle, container: &mut Container, wanted: &Wanted<'_>) -> Result<Pair> {
+    let link = add(host, container, wanted)?;
+    let pair = finish(host, container, wanted, link.clone());
+    if pair.is_err() {
+        // The first failure is the one to report.
+        let _ = host.apply(&[Change::DelLink(link.dev())]);
+    }
+    pair
+}
+
+/// Creates both ends under the first host name that is free.
+fn add(host: &mut Handle, container: &mut Container, wanted: &Wanted<'_>) -> Result<Link> {
+    let mut refused = None;
+    for name in host_names(&wanted.attachment) {
+        let add = Change::AddVeth(AddVeth {
+            name: name.clone(),
+            up: true,
+            mtu: wanted.mtu,
+            mac: None,
+            master: wanted.master.clone(),
+            peer: VethPeer {
+                name: wanted.attachment.ifname.to_owned(),
+                mtu: wanted.mtu,
+                mac: wanted.mac,
+                netns: Some(container.netns.for_peer()),
+            },
+        });
+        let mut outcomes = host.exchange(&[Step::Change(add), Step::Link(Dev::named(&name))])?.into_iter();
+        let (added, link) = (outcomes.next().unwrap_or(Ok(None)), outcomes.next().unwrap_or(Ok(None)));
+        match (added, link?) {
+            (Ok(_), Some(link)) => return Ok(link),
+            (Ok(_), None) => {
+                return Err(Error::internal(format!("{name} vanished while it was being set up")));
+            }
+            // Somebody's link has this name on the host: try the next. Otherwise it is the container's that is taken.
+            (Err(e), Some(taken)) if e.is_exists() && !belongs(&taken, &wanted.attachment) => {
+                refused = Some(e)
+            }
+            (Err(e), Some(own)) if e.is_exists() => {
+                return Err(Error::internal(format!(
+                    "{} on the host still belongs to this attachment: run DEL first",
+                    own.name
+                )));
+            }
+            (Err(e), _) if e.is_exists() => {
+                container.must_be_free(wanted.attachment.ifname)?;
+                return Err(e);
+            }
+            (Err(e), _) => return Err(e),
+        }
+    }
+    Err(refused.unwrap_or_else(|| Error::internal("no name is free for the host's end of the veth pair")))
+}
+
+/// Names the owner and sets the port's flags; reads the container's end.
+fn finish(host: &mut Handle, container: &mut Container, wanted: &Wanted<'_>, link: Link) -> Result<Pair> {
+    let port = (wanted.port != PortFlags::default()).then_some(wanted.port);
+    host.apply(&[Change::SetLink(SetLink {
+        alias: Some(alias(&wanted.attachment, &wanted.addresses)),
+        port,
+        ..SetLink::of(link.dev())
+    })])?;
+    let inside = container.rtnl.link(wanted.attachment.ifname)?;
+    let inside = inside.ok_or_else(|| Error::internal("the container's end of the veth pair vanished"))?;
+    Ok(Pair { host: link, container: inside })
+}
+
+/// Whether a link under one of the attachment's host names is its own: the alias says so, or there is none yet because
+/// an ADD was killed before it could be set.
+fn belongs(link: &Link, of: &Attachment<'_>) -> bool {
+    link.kind == "veth"
+        && (link.alias.is_empty() || Owner::parse(&link.alias).is_some_and(|owner| owner.is(of)))
+}
+
+/// The host ends of an attachment: one, or none; more only after an ADD that was killed.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn host_ends(host: &mut Handle, of: &Attachment<'_>) -> Result<Vec<Link>> {
+    let steps = host_names(of).map(|name| Step::Link(Dev::named(name)));
+    let links = host.exchange(&steps)?.into_iter().collect::<Result<Vec<_>>>()?;
+    Ok(links.into_iter().flatten().filter(|link| belongs(link, of)).collect())
+}
+
+/// Removes the pair, wherever an end of it is found: the host's, or for one that a Go plugin made the container's.
+///
+/// # Errors
+/// What is there but cannot be removed.
+pub fn remove(kernel: &mut Kernel, req: &Request, ends: &[Link]) -> Result<()> {
+    if !ends.is_empty() {
+        return remove_host_ends(kernel, ends);
+    }
+    let wait = kernel.waits();
+    let Some(mut container) = Container::find(req)? else { return Ok(()) };
+    match container.rtnl.link(&req.ifname)? {
+        Some(link) => first_failure(remove_links(&mut container.rtnl, &[link.dev()], wait)?),
+        None => Ok(()),
+    }
+}
+
+/// Removes host ends, and with them the ends in the containers.
+///
+/// # Errors
+/// What is there but cannot be removed.
+pub fn remove_host_ends(kernel: &mut Kernel, ends: &[Link]) -> Result<()> {
+    if ends.is_empty() {
+        return Ok(());
+    }
+    let wait = kernel.waits();
+    let devs: Vec<Dev> = ends.iter().map(Link::dev).collect();
+    first_failure(remove_links(kernel.host()?, &devs, wait)?)
+}
+
+fn first_failure(outcomes: Vec<Result<()>>) -> Result<()> {
+    outcomes.into_iter().try_for_each(|outcome| outcome.unless_gone().map(drop))
+}
+
+/// Whether a link is the host end of an attachment of the network that is not among the valid ones.
+pub fn is_stale(link: &Link, network: &str, valid: &[Attachment<'_>]) -> bool {
+    let owner = Owner::parse(&link.alias);
+    owner.is_some_and(|owner| owner.is_on(network) && !valid.iter().any(|attachment| owner.is(attachment)))
+}

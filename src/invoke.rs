@@ -1,0 +1,228 @@
+//! Runs the plugin that a `type` names: in this process if it is us, else as an executable found on `CNI_PATH`
+//! (CNI spec, section 4 "Plugin delegation"; reference: core.md 3.6, 4.5). Both ways give equal results.
+
+use std::fs::Metadata;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Process, Output, Stdio};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use serde::Deserialize;
+
+use crate::cni::json::Value;
+use crate::cni::version::negotiate;
+use crate::cni::{CniResult, Code, Command, Error, Request, Result, ResultExt, Version};
+use crate::kernel::Kernel;
+use crate::plugins::{self, Plugin};
+
+/// Tries to start an executable that is still being written ("text file busy"), one second apart, as libcni does.
+const BUSY_TRIES: u32 = 6;
+
+/// Where a plugin type was found.
+enum Found {
+    /// It is one of ours, and no other file stands before it on `CNI_PATH`.
+    Ours(&'static dyn Plugin),
+    /// Another executable.
+    Executable(PathBuf),
+}
+
+/// Runs `plugin_type` for `req`, whose `command` says which verb. ADD gives a result, the others nothing.
+///
+/// # Errors
+/// The plugin's own error, code and all; [`Code::INVALID_CONFIG`] when there is no such plugin.
+pub fn run(plugin_type: &str, req: &Request, kernel: &mut Kernel) -> Result<Option<CniResult>> {
+    match find(plugin_type, &req.path)? {
+        Found::Ours(plugin) => {
+            negotiate(req.command, req.config.version.as_str(), plugin.versions())?;
+            plugins::call(plugin, req, kernel)
+        }
+        Found::Executable(path) => execute(&path, plugin_type, req),
+    }
+}
+
+/// As [`run`], with another verb than the request's own.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_as(
+    command: Command,
+    plugin_type: &str,
+    req: &Request,
+    kernel: &mut Kernel,
+) -> Result<Option<CniResult>> {
+    match req.command == command {
+        true => run(plugin_type, req, kernel),
+        false => run(plugin_type, &Request { command, ..req.clone() }, kernel),
+    }
+}
+
+/// The first regular file of that name on `CNI_PATH`; if that is our own executable, or there is none, the built-in
+/// plugin.
+fn find(plugin_type: &str, cni_path: &str) -> Result<Found> {
+    if plugin_type.is_empty() {
+        return Err(Error::config("no plugin name provided"));
+    }
+    if plugin_type.contains('/') || plugin_type == "." || plugin_type == ".." {
+        return Err(Error::config(format!("invalid plugin name: {plugin_type:?}")));
+    }
+    let dirs: Vec<&str> = cni_path.split(':').filter(|dir| !dir.is_empty()).collect();
+    let files = dirs.iter().map(|dir| Path::new(dir).join(plugin_type));
+    let first = files
+        .into_iter()
+        .find_map(|path| std::fs::metadata(&path).ok().filter(Metadata::is_file).map(|m| (path, m)));
+    match (first, plugins::find(plugin_type)) {
+        (Some((_, file)), Some(plugin)) if is_own_executable(&file) => Ok(Found::Ours(plugin)),
+        (Some((path, _)), _) => Ok(Found::Executable(path)),
+        (None, Some(plugin)) => Ok(Found::Ours(plugin)),
+        (None, None) => {
+            let msg = format!("failed to find plugin {plugin_type:?} in path [{}]", dirs.join(" "));
+            Err(Error::config(msg)
+                .with_details("CNI_PATH lists the directories that plugins are looked for in"))
+        }
+    }
+}
+
+fn is_own_executable(file: &Metadata) -> bool {
+    std::fs::metadata("/proc/self/exe").is_ok_and(|own| (own.dev(), own.ino()) == (file.dev(), file.ino()))
+}
+
+/// Starts `path` as the protocol says: our environment with this request's `CNI_*` variables, the configuration's
+/// original bytes on standard input.
+fn execute(path: &Path, plugin_type: &str, req: &Request) -> Result<Option<CniResult>> {
+    let output = start(path, req).context(plugin_type)?;
+    if !output.status.success() {
+        return Err(failure(plugin_type, &output));
+    }
+    let mut stderr = std::io::stderr().lock();
+    // The delegate's log belongs to ours; that it cannot be written is no reason to fail.
+    let _ = stderr.write_all(&output.stderr);
+    match req.command {
+        Command::Add => result_of(&output.stdout, req.config.version).context(plugin_type).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn start(path: &Path, req: &Request) -> Result<Output> {
+    let mut process = Process::new(path);
+    process
+        .env("CNI_COMMAND", req.command.as_str())
+        .env("CNI_CONTAINERID", &req.container_id)
+        .env("CNI_NETNS", &req.netns)
+        .env("CNI_IFNAME", &req.ifname)
+        .env("CNI_ARGS", &req.raw_args)
+        .env("CNI_PATH", &req.path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let what = format!("start {}", path.display());
+    let mut tries = 0;
+    let mut child = loop {
+        tries += 1;
+        match process.spawn() {
+            Ok(child) => break child,
+            Err(e) if e.raw_os_error() == Some(Errno::ETXTBSY as i32) && tries < BUSY_TRIES => {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            Err(e) => return Err(Error::io(what, &e)),
+        }
+    };
+    let stdin = child.stdin.take();
+    // Written beside the reading, so that neither side can block the other with a full pipe.
+    std::thread::scope(|scope| {
+        scope.spawn(|| stdin.map(|mut pipe| pipe.write_all(&req.stdin)));
+        child.wait_with_output()
+    })
+    .map_err(|e| Error::io(what, &e))
+}
+
+/// The error object a failed plugin printed; without one, what can be said from its standard error.
+fn failure(plugin_type: &str, output: &Output) -> Error {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Wire {
+        code: u32,
+        msg: String,
+        details: String,
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let stderr = stderr.trim();
+    if output.stdout.is_empty() {
+        return Error::internal(match stderr {
+            "" => format!("netplugin failed with no error message: {plugin_type}: {}", output.status),
+            text => format!("netplugin failed: {text:?}"),
+        });
+    }
+    match Value::parse(&output.stdout).and_then(|v| v.read::<Wire>()) {
+        Ok(wire) => {
+            // 0 says that nothing is known: ours is never 0, so that callers can tell it from success.
+            let code = if wire.code == 0 { Code::INTERNAL } else { Code(wire.code) };
+            Error::new(code, wire.msg).with_details(wire.details)
+        }
+        Err(e) => Error::internal(format!(
+            "netplugin failed but error parsing its diagnostic message {:?}: {e}",
+            String::from_utf8_lossy(&output.stdout)
+        )),
+    }
+}
+
+/// A plugin's result in any version it chose; without `cniVersion` it is the request's.
+fn result_of(stdout: &[u8], requested: Version) -> Result<CniResult> {
+    let value = match Value::parse(stdout).map_err(|e| e.context("the result is not JSON"))? {
+        Value::Null => return Ok(CniResult::default()),
+        value => value,
+    };
+    let version = match value.get("cniVersion").as_deref() {
+        None => requested,
+        Some(Value::String(text)) if text.is_empty() => requested,
+        Some(Value::String(text)) => Version::from_text(text)
+            .ok_or_else(|| Error::new(Code::DECODING, format!("unsupported CNI result version {text:?}")))?,
+        Some(_) => return Err(Error::new(Code::DECODING, "the result's cniVersion is not a string")),
+    };
+    CniResult::from_json(&value, version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    fn failed(stdout: &str, stderr: &str) -> Error {
+        let status = ExitStatus::from_raw(256);
+        failure("x", &Output { status, stdout: stdout.into(), stderr: stderr.into() })
+    }
+
+    #[test]
+    fn a_delegates_error_object_passes_through() {
+        let err = failed(r#"{"Code":11,"MSG":"busy","details":"d","cniVersion":"9"}"#, "log");
+        assert_eq!((err.code(), err.msg(), err.details()), (Code::TRY_AGAIN, "busy", "d"));
+        assert_eq!(failed("{}", "").code(), Code::INTERNAL);
+    }
+
+    #[test]
+    fn a_delegate_that_says_nothing_useful_is_quoted() {
+        assert_eq!(failed("", "boom\n").msg(), r#"netplugin failed: "boom""#);
+        assert_eq!(failed("", "").msg(), "netplugin failed with no error message: x: exit status: 1");
+        assert!(failed("oops", "").msg().contains(r#"diagnostic message "oops""#));
+    }
+
+    #[test]
+    fn a_plugin_that_is_nowhere_is_named_with_the_path() {
+        let msg = |t: &str| find(t, ":/nowhere::/a").err().map(|e| e.msg().to_owned()).unwrap_or_default();
+        assert_eq!(msg("no-such"), r#"failed to find plugin "no-such" in path [/nowhere /a]"#);
+        assert_eq!(msg(""), "no plugin name provided");
+        assert_eq!(msg("a/b"), r#"invalid plugin name: "a/b""#);
+    }
+
+    #[test]
+    fn a_delegates_result_is_read_in_the_version_it_names() {
+        let old = br#"{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.2/24"}}"#;
+        assert_eq!(result_of(old, Version::V1_1_0).unwrap().ips.len(), 1);
+        assert_eq!(result_of(br#"{"ip4":{"ip":"10.0.0.2/24"}}"#, Version::V0_2_0).unwrap().ips.len(), 1);
+        assert_eq!(result_of(b"null", Version::V1_1_0).unwrap(), CniResult::default());
+        assert!(result_of(br#"{"cniVersion":"9.0.0"}"#, Version::V1_1_0).is_err());
+        assert!(result_of(b"", Version::V1_1_0).is_err());
+    }
+}

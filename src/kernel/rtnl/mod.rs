@@ -1,0 +1,36 @@
+//! rtnetlink: links, addresses, routes and bridge VLANs, read and changed over one socket for each namespace.
+//!
+//! [`Handle`] owns the socket. A change is a value ([`Change`]) that prints as the `ip` or `bridge` command an operator
+//! would type; errors start with that text. Messages are written and read in `wire.rs`, straight into and out of one
+//! buffer: neli's typed builders can fail and allocate for every attribute, so of neli this uses the socket and the names.
+
+mod address;
+mod change;
+mod change_text;
+mod handle;
+mod link;
+mod mac;
+mod port_vlan;
+mod route;
+mod socket;
+pub mod uapi;
+mod watch;
+mod wire;
+
+pub use address::Address;
+pub use change::{AddAddress, AddBridge, AddVeth, Change, PeerNetns, PortFlags, SetLink, VethPeer};
+pub use handle::{Handle, Step};
+#[allow(unused_imports)] // Bridge and Port: for those who build a Link in a test
+pub use link::{Bridge, Dev, Link, Port};
+pub use mac::Mac;
+pub use port_vlan::{PortVlan, VlanRange};
+pub use route::{NextHop, Route, RouteMode, RouteSpec};
+pub use watch::{AddressWatch, Event, LinkWatch};
+
+pub(super) use socket::Socket;
+pub(super) use wire::{Batch, Messages};
+
+#[cfg(test)]
+mod kernel_tests;
+#[cfg(test)]
+pub(in crate::kernel) mod private_netns;

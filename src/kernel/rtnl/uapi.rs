@@ -1,0 +1,80 @@
+//! Kernel constants that neli does not name (or names for glibc only), with their headers.
+
+/// `VETH_INFO_PEER`, linux/veth.h: `ifinfomsg` and attributes of the other end.
+pub const VETH_INFO_PEER: u16 = 1;
+/// `IFLA_BR_STP_STATE`, linux/if_link.h (u32).
+pub const IFLA_BR_STP_STATE: u16 = 5;
+/// `IFLA_BR_VLAN_FILTERING`, linux/if_link.h (u8).
+pub const IFLA_BR_VLAN_FILTERING: u16 = 7;
+/// `IFLA_BR_VLAN_DEFAULT_PVID`, linux/if_link.h (u16).
+pub const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
+/// `IFLA_BRPORT_STATE`, linux/if_link.h (u8, `BR_STATE_*`).
+pub const IFLA_BRPORT_STATE: u16 = 1;
+/// `IFLA_BRPORT_MODE`, linux/if_link.h (u8): hairpin.
+pub const IFLA_BRPORT_MODE: u16 = 4;
+/// `IFLA_BRPORT_ISOLATED`, linux/if_link.h (u8), Linux 4.18.
+pub const IFLA_BRPORT_ISOLATED: u16 = 33;
+/// `IFLA_BRIDGE_VLAN_INFO`, linux/if_bridge.h: `struct bridge_vlan_info { u16 flags; u16 vid; }`.
+pub const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
+/// `BRIDGE_VLAN_INFO_PVID`, linux/if_bridge.h.
+pub const BRIDGE_VLAN_INFO_PVID: u16 = 1 << 1;
+/// `BRIDGE_VLAN_INFO_UNTAGGED`, linux/if_bridge.h.
+pub const BRIDGE_VLAN_INFO_UNTAGGED: u16 = 1 << 2;
+/// `BRIDGE_VLAN_INFO_RANGE_BEGIN`, linux/if_bridge.h.
+pub const BRIDGE_VLAN_INFO_RANGE_BEGIN: u16 = 1 << 3;
+/// `BRIDGE_VLAN_INFO_RANGE_END`, linux/if_bridge.h.
+pub const BRIDGE_VLAN_INFO_RANGE_END: u16 = 1 << 4;
+
+/// `BR_STATE_DISABLED`, linux/if_bridge.h.
+pub const BR_STATE_DISABLED: u8 = 0;
+/// `BR_STATE_FORWARDING`, linux/if_bridge.h.
+pub const BR_STATE_FORWARDING: u8 = 3;
+
+/// `IF_OPER_UP`, linux/if.h (RFC 2863).
+pub const IF_OPER_UP: u8 = 6;
+
+/// `RTEXT_FILTER_BRVLAN_COMPRESSED`, linux/rtnetlink.h.
+pub const RTEXT_FILTER_BRVLAN_COMPRESSED: u32 = 1 << 2;
+/// `RTEXT_FILTER_SKIP_STATS`, linux/rtnetlink.h.
+pub const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+
+/// `RTA_VIA`, linux/rtnetlink.h: `struct rtvia { u16 family; u8 addr[]; }`, a gateway of the other family.
+pub const RTA_VIA: u16 = 18;
+/// `RTAX_MTU`, linux/rtnetlink.h.
+pub const RTAX_MTU: u16 = 2;
+/// `RTAX_ADVMSS`, linux/rtnetlink.h.
+pub const RTAX_ADVMSS: u16 = 8;
+/// `RTNH_F_ONLINK`, linux/rtnetlink.h.
+pub const RTNH_F_ONLINK: u32 = 4;
+
+/// `RTNLGRP_LINK`, linux/rtnetlink.h.
+pub const RTNLGRP_LINK: u32 = 1;
+/// `RTNLGRP_IPV6_IFADDR`, linux/rtnetlink.h.
+pub const RTNLGRP_IPV6_IFADDR: u32 = 9;
+
+/// `RT_TABLE_MAIN`, linux/rtnetlink.h.
+pub const RT_TABLE_MAIN: u32 = 254;
+/// `RTPROT_BOOT`, linux/rtnetlink.h.
+pub const RTPROT_BOOT: u8 = 3;
+/// `RTN_UNICAST`, linux/rtnetlink.h.
+pub const RTN_UNICAST: u8 = 1;
+/// `RT_SCOPE_UNIVERSE`, linux/rtnetlink.h.
+pub const RT_SCOPE_UNIVERSE: u8 = 0;
+/// `RT_SCOPE_LINK`, linux/rtnetlink.h.
+pub const RT_SCOPE_LINK: u8 = 253;
+/// `RT_SCOPE_HOST`, linux/rtnetlink.h.
+pub const RT_SCOPE_HOST: u8 = 254;
+/// `RT_SCOPE_NOWHERE`, linux/rtnetlink.h; in a deletion: any scope.
+pub const RT_SCOPE_NOWHERE: u8 = 255;
+
+/// `IFNAMSIZ`, linux/if.h: bytes of an interface name with its terminating NUL.
+pub const IFNAMSIZ: usize = 16;
+/// `IFALIASZ`, linux/if.h: bytes of an interface alias with its terminating NUL.
+pub const IFALIASZ: usize = 256;
+
+/// `AF_INET`, `AF_INET6`, `AF_BRIDGE` as the one-byte families of rtnetlink headers.
+pub const AF_INET: u8 = 2;
+/// See [`AF_INET`].
+pub const AF_INET6: u8 = 10;
+/// See [`AF_INET`].
+pub const AF_BRIDGE: u8 = 7;

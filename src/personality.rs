@@ -1,0 +1,128 @@
+//! What the executable is: argv[0] names a plugin, or it is `cni-all` with commands of its own.
+//!
+//! `main.rs` owns the process and hands it over as a [`Process`]; nothing here touches it directly.
+
+use std::io::{Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use crate::cni::convert::error_json;
+use crate::cni::{Code, Environment, Error, Request, Result, Version};
+use crate::kernel::Kernel;
+use crate::plugins::{self, PLUGINS, Plugin};
+
+/// The Go release whose behaviour we are compatible with. Callers such as Nomad compare it as a semantic version.
+const COMPATIBLE_WITH: &str = "v1.9.1";
+
+/// The process, as far as a personality may use it.
+pub struct Process<'a> {
+    /// argv, the program's own name first.
+    pub args: Vec<String>,
+    /// Looks up an environment variable.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// Standard input.
+    pub stdin: &'a mut dyn Read,
+    /// Standard output.
+    pub stdout: &'a mut dyn Write,
+    /// Standard error.
+    pub stderr: &'a mut dyn Write,
+}
+
+/// Does what argv and the environment ask for and returns the exit status.
+pub fn run(mut process: Process<'_>) -> i32 {
+    let called = process.args.first().map(String::as_str).unwrap_or_default();
+    let name = Path::new(called).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    if let Some(plugin) = plugins::find(&name) {
+        return run_plugin(plugin, &mut process);
+    }
+    if let (true, Some(plugin)) = (is_cni_all(&name), process.args.get(1).and_then(|a| plugins::find(a))) {
+        return run_plugin(plugin, &mut process);
+    }
+    let asked = process.args.get(1).filter(|_| is_cni_all(&name)).unwrap_or(&name).clone();
+    if (process.env)("CNI_COMMAND").is_some_and(|c| !c.is_empty()) && !is_cni_all(&asked) {
+        let err = Error::new(Code::ENVIRONMENT, format!("{asked:?} is no plugin of cni-all"))
+            .with_details(format!("plugins: {}", plugin_names()));
+        return fail(&mut process, &err, Version::LATEST);
+    }
+    let _ =
+        writeln!(process.stderr, "cni-all: {asked:?} is no plugin of cni-all; plugins: {}", plugin_names());
+    1
+}
+
+/// `cni-all`, and what people rename it to: `cni-all-0.1.0`, `cni-all.static`.
+fn is_cni_all(name: &str) -> bool {
+    name.strip_prefix("cni-all").is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.', '_']))
+}
+
+fn plugin_names() -> String {
+    PLUGINS.iter().map(|p| p.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// One call of a plugin, as the Go library serves it (reference: core.md 1).
+fn run_plugin(plugin: &'static dyn Plugin, process: &mut Process<'_>) -> i32 {
+    if (process.env)("CNI_COMMAND").unwrap_or_default().is_empty() {
+        let _ = write!(process.stderr, "{}", about(plugin));
+        return 0;
+    }
+    // Known once the configuration was read: an error object says which version of the protocol is in use.
+    let mut version = Version::LATEST;
+    let answer =
+        catch_unwind(AssertUnwindSafe(|| answer(plugin, process, &mut version))).unwrap_or_else(|_| {
+            Err(Error::internal(format!("{} panicked, see its standard error", plugin.name())))
+        });
+    match answer {
+        Ok(text) => match process.stdout.write_all(text.as_bytes()).and_then(|()| process.stdout.flush()) {
+            Ok(()) => 0,
+            Err(e) => fail(
+                process,
+                &Error::io("write the result to standard output", &e).with_code(Code::IO),
+                version,
+            ),
+        },
+        Err(err) => fail(process, &err, version),
+    }
+}
+
+/// What goes to standard output on success; empty for every command but ADD and VERSION.
+fn answer(plugin: &'static dyn Plugin, process: &mut Process<'_>, version: &mut Version) -> Result<String> {
+    let environment = Environment::read(process.env)?;
+    if environment.is_version() {
+        return Ok(version_json(plugin));
+    }
+    let mut stdin = Vec::with_capacity(4096);
+    process.stdin.read_to_end(&mut stdin).map_err(|e| {
+        Error::io("read the network configuration from standard input", &e).with_code(Code::IO)
+    })?;
+    let req = Request::new(environment, stdin, plugins::accepts(plugin))?;
+    *version = req.config.version;
+    let wait = (process.env)("CNI_ALL_WAIT").is_some_and(|v| v == "1");
+    let result = plugins::call(plugin, &req, &mut Kernel::new(wait))?;
+    result.map_or(Ok(String::new()), |r| r.to_json(req.config.version))
+}
+
+/// Prints the error object; exit status 1.
+fn fail(process: &mut Process<'_>, err: &Error, version: Version) -> i32 {
+    let written =
+        process.stdout.write_all(error_json(err, version).as_bytes()).and_then(|()| process.stdout.flush());
+    if let Err(e) = written {
+        let _ = writeln!(process.stderr, "Error writing error JSON to stdout: {e} (the error was: {err})");
+    }
+    1
+}
+
+/// VERSION's answer: one line, always of the newest version, whatever is on standard input.
+fn version_json(plugin: &dyn Plugin) -> String {
+    let supported: Vec<String> = plugin.versions().iter().map(|v| format!("\"{v}\"")).collect();
+    format!("{{\"cniVersion\":\"{}\",\"supportedVersions\":[{}]}}\n", Version::LATEST, supported.join(","))
+}
+
+/// What a plugin says about itself when it is started without `CNI_COMMAND`. Nomad and nerdctl parse the first line.
+fn about(plugin: &dyn Plugin) -> String {
+    let versions: Vec<&str> = plugin.versions().iter().map(|v| v.as_str()).collect();
+    format!(
+        "CNI {} plugin {COMPATIBLE_WITH}+cni-all.{}\nCNI protocol versions supported: {}\n",
+        plugin.name(),
+        env!("CARGO_PKG_VERSION"),
+        versions.join(", ")
+    )
+}

@@ -1,0 +1,160 @@
+//! The personalities: one trait, one static table. A new plugin is one file and one row here.
+
+mod bridge;
+mod host_local;
+mod loopback;
+mod ptp;
+mod static_ipam;
+
+use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
+use crate::kernel::Kernel;
+use crate::kernel::netns::Netns;
+
+/// What a plugin is for; the order of chapters in lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Makes an interface.
+    Main,
+    /// Assigns addresses; called by a main plugin.
+    Ipam,
+    /// Changes what an earlier plugin of the list made.
+    Meta,
+}
+
+impl Kind {
+    /// `main`, `ipam` or `meta`, the directory names of the Go repository.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Main => "main",
+            Kind::Ipam => "ipam",
+            Kind::Meta => "meta",
+        }
+    }
+}
+
+/// One CNI plugin. Verbs are functions from a checked [`Request`] to a result or an error: they read no environment,
+/// print nothing, exit nowhere and leave the thread in the namespace it was in, so that they can serve as a process of
+/// their own and as a delegate inside another one alike.
+pub trait Plugin: Sync {
+    /// `type` in a configuration, and the name of the symlink.
+    fn name(&self) -> &'static str;
+
+    /// What it is for.
+    fn kind(&self) -> Kind;
+
+    /// One line for lists, completions and the README's table.
+    fn about(&self) -> &'static str;
+
+    /// Protocol versions, oldest first.
+    fn versions(&self) -> &'static [Version] {
+        Version::ALL
+    }
+
+    /// Whether a configuration without `name` is accepted: only where the name is used for nothing.
+    fn nameless(&self) -> bool {
+        false
+    }
+
+    /// ADD: attach. On error everything done is taken back.
+    ///
+    /// # Errors
+    /// Codes of [`crate::cni::Code`].
+    fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult>;
+
+    /// DEL: detach. Succeeds when there is nothing left, whatever the reason; tries every step and reports all
+    /// failures together.
+    ///
+    /// # Errors
+    /// What could not be removed although it is there.
+    fn del(&self, req: &Request, kernel: &mut Kernel) -> Result<()>;
+
+    /// CHECK: is everything as ADD made it?
+    ///
+    /// # Errors
+    /// The first difference, with [`crate::cni::Code::CHECK_FAILED`].
+    fn check(&self, req: &Request, kernel: &mut Kernel) -> Result<()>;
+
+    /// GC: remove what belongs to this network and to no attachment of `cni.dev/valid-attachments`.
+    ///
+    /// # Errors
+    /// All failures together; everything else has been removed.
+    fn gc(&self, req: &Request, kernel: &mut Kernel) -> Result<()>;
+
+    /// STATUS: could ADD be served now?
+    ///
+    /// # Errors
+    /// The reason why not, with [`crate::cni::Code::NOT_AVAILABLE`] or [`crate::cni::Code::LIMITED_CONNECTIVITY`].
+    fn status(&self, req: &Request, kernel: &mut Kernel) -> Result<()>;
+}
+
+/// Every plugin, in order of name.
+pub static PLUGINS: &[&dyn Plugin] =
+    &[&bridge::Bridge, &host_local::HostLocal, &loopback::Loopback, &ptp::Ptp, &static_ipam::Static];
+
+/// The plugin of that exact name.
+pub fn find(name: &str) -> Option<&'static dyn Plugin> {
+    PLUGINS.iter().copied().find(|p| p.name() == name)
+}
+
+/// What `plugin` accepts, for [`Request::new`].
+pub fn accepts(plugin: &dyn Plugin) -> Accepts {
+    Accepts { versions: plugin.versions(), nameless: plugin.nameless() }
+}
+
+/// Runs the verb that the request names. ADD gives a result, the others nothing.
+///
+/// # Errors
+/// Those of the verb; [`Code::INVALID_NETNS`], before anything is touched, when ADD or DEL would work on the namespace
+/// this process is in. (The Go library finds that out when the work is done.)
+pub fn call(plugin: &dyn Plugin, req: &Request, kernel: &mut Kernel) -> Result<Option<CniResult>> {
+    if matches!(req.command, Command::Add | Command::Del) && !req.netns_override {
+        // A path that cannot be opened is the plugin's business: it may not need the namespace.
+        if let Ok(true) =
+            Netns::find(&req.netns).and_then(|found| found.map_or(Ok(false), |ns| ns.is_current()))
+        {
+            let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
+            return Err(Error::new(Code::INVALID_NETNS, msg).with_details(format!("CNI_NETNS={}", req.netns)));
+        }
+    }
+    match req.command {
+        Command::Add => plugin.add(req, kernel).map(Some),
+        Command::Del => plugin.del(req, kernel).map(|()| None),
+        Command::Check => plugin.check(req, kernel).map(|()| None),
+        Command::Gc => plugin.gc(req, kernel).map(|()| None),
+        Command::Status => plugin.status(req, kernel).map(|()| None),
+        Command::Version => Err(Error::internal("VERSION is answered before a request is made")),
+    }
+}
+
+/// An MTU as main plugins take it: bytes, 0 and less for "not set".
+///
+/// # Errors
+/// [`crate::cni::Code::INVALID_CONFIG`] for one that no link can have.
+pub fn mtu(written: i64) -> Result<Option<u32>> {
+    match written {
+        ..=0 => Ok(None),
+        n => u32::try_from(n).map(Some).map_err(|_| Error::config(format!("mtu: {n} is out of range"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugins_are_sorted_and_described_in_one_line() {
+        assert!(
+            PLUGINS.is_sorted_by(|a, b| a.name() < b.name()),
+            "PLUGINS must be in order of name, once each"
+        );
+        for plugin in PLUGINS {
+            let about = plugin.about();
+            assert!(!about.is_empty() && about.len() <= 90 && !about.contains('\n'), "{}", plugin.name());
+            assert!(
+                !about.ends_with('.') && plugin.versions().contains(&Version::LATEST),
+                "{}",
+                plugin.name()
+            );
+        }
+    }
+}
