@@ -1,0 +1,60 @@
+//! Tests that cannot run here say so: `SKIP name: reason`, or a failure under `CNI_ALL_STRICT=1`.
+
+use std::io::Write;
+use std::sync::OnceLock;
+
+use super::{Netns, Workdir};
+
+/// Ends the test with SKIP unless namespaces can be made: as root, or under `unshare -Urnm`.
+macro_rules! require_netns {
+    () => {
+        if let Some(reason) = $crate::support::missing_privilege() {
+            return $crate::support::skip(reason);
+        }
+    };
+}
+pub(crate) use require_netns;
+
+/// Ends the test with SKIP unless a program is installed: `require_tool!("strace")`.
+macro_rules! require_tool {
+    ($name:expr) => {
+        if let Some(reason) = $crate::support::missing_tool($name) {
+            return $crate::support::skip(&reason);
+        }
+    };
+}
+pub(crate) use require_tool;
+
+/// Prints `SKIP <test>: <reason>` past the test harness's capture, or fails the test under `CNI_ALL_STRICT=1`.
+pub fn skip(reason: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("test");
+    if std::env::var("CNI_ALL_STRICT").is_ok_and(|v| v == "1") {
+        panic!("{test} cannot run: {reason} (CNI_ALL_STRICT=1)");
+    }
+    let _ = writeln!(std::io::stderr(), "SKIP {test}: {reason}");
+}
+
+/// Why network namespaces cannot be made and mounted here; `None` when they can. Tried once per process.
+pub fn missing_privilege() -> Option<&'static str> {
+    static MISSING: OnceLock<Option<String>> = OnceLock::new();
+    MISSING
+        .get_or_init(|| {
+            if let Some(reason) = missing_tool("ip") {
+                return Some(reason);
+            }
+            let dir = Workdir::new();
+            Netns::create(&dir.root().join("probe")).err().map(|e| format!("no network namespace: {e}"))
+        })
+        .as_deref()
+}
+
+/// Why a program cannot be used: it is not in PATH or the system directories. `None` when it is.
+pub fn missing_tool(name: &str) -> Option<String> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let found = path
+        .split(':')
+        .chain(["/usr/sbin", "/usr/bin", "/sbin", "/bin"])
+        .any(|dir| std::path::Path::new(dir).join(name).is_file());
+    (!found).then(|| format!("{name} is not installed"))
+}
