@@ -7,7 +7,7 @@ use cni_all::personality::{Process, run};
 #[allow(clippy::exit)]
 fn main() {
     let status = run(Process {
-        args: std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect(),
+        args: std::env::args_os().collect(),
         env: &|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned()),
         stdin: &mut stdin().lock(),
         stdout: &mut stdout().lock(),

@@ -2,22 +2,24 @@
 //!
 //! `main.rs` owns the process and hands it over as a [`Process`]; nothing here touches it directly.
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use crate::cli;
 use crate::cni::convert::error_json;
 use crate::cni::{Code, Environment, Error, Request, Result, Version};
 use crate::kernel::Kernel;
 use crate::plugins::{self, PLUGINS, Plugin};
 
 /// The Go release whose behaviour we are compatible with. Callers such as Nomad compare it as a semantic version.
-const COMPATIBLE_WITH: &str = "v1.9.1";
+pub(crate) const COMPATIBLE_WITH: &str = "v1.9.1";
 
 /// The process, as far as a personality may use it.
 pub struct Process<'a> {
     /// argv, the program's own name first.
-    pub args: Vec<String>,
+    pub args: Vec<OsString>,
     /// Looks up an environment variable.
     pub env: &'a dyn Fn(&str) -> Option<String>,
     /// Standard input.
@@ -30,22 +32,29 @@ pub struct Process<'a> {
 
 /// Does what argv and the environment ask for and returns the exit status.
 pub fn run(mut process: Process<'_>) -> i32 {
-    let called = process.args.first().map(String::as_str).unwrap_or_default();
-    let name = Path::new(called).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    if let Some(plugin) = plugins::find(&name) {
+    let called = process.args.first().map(Path::new).and_then(Path::file_name);
+    let name = called.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let word = process.args.get(1).map(|a| a.to_string_lossy().into_owned());
+    let own = is_cni_all(&name);
+    let plugin = plugins::find(&name).or_else(|| plugins::find(word.as_deref().filter(|_| own)?));
+    if let Some(plugin) = plugin {
         return run_plugin(plugin, &mut process);
     }
-    if let (true, Some(plugin)) = (is_cni_all(&name), process.args.get(1).and_then(|a| plugins::find(a))) {
-        return run_plugin(plugin, &mut process);
+    let as_plugin = (process.env)("CNI_COMMAND").is_some_and(|c| !c.is_empty());
+    if own && (!as_plugin || word.as_deref().is_some_and(cli::is_own)) {
+        return cli::run(&mut process);
     }
-    let asked = process.args.get(1).filter(|_| is_cni_all(&name)).unwrap_or(&name).clone();
-    if (process.env)("CNI_COMMAND").is_some_and(|c| !c.is_empty()) && !is_cni_all(&asked) {
+    let asked = word.filter(|_| own).unwrap_or(name);
+    if as_plugin {
         let err = Error::new(Code::ENVIRONMENT, format!("{asked:?} is no plugin of cni-all"))
             .with_details(format!("plugins: {}", plugin_names()));
         return fail(&mut process, &err, Version::LATEST);
     }
-    let _ =
-        writeln!(process.stderr, "cni-all: {asked:?} is no plugin of cni-all; plugins: {}", plugin_names());
+    let names = plugin_names();
+    let _ = writeln!(
+        process.stderr,
+        "cni-all: called as {asked:?}, which is no plugin of cni-all; plugins: {names}\nsee: cni-all --help"
+    );
     1
 }
 
@@ -96,6 +105,7 @@ fn answer(plugin: &'static dyn Plugin, process: &mut Process<'_>, version: &mut 
     let req = Request::new(environment, stdin, plugins::accepts(plugin))?;
     *version = req.config.version;
     let wait = (process.env)("CNI_ALL_WAIT").is_some_and(|v| v == "1");
+    plugins::refuse_own_netns(&req)?;
     let result = plugins::call(plugin, &req, &mut Kernel::new(wait))?;
     result.map_or(Ok(String::new()), |r| r.to_json(req.config.version))
 }

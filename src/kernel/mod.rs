@@ -1,6 +1,5 @@
 //! The only folder that talks to the kernel about networking.
 
-pub mod announce;
 pub mod detach;
 pub mod netns;
 pub mod nft;

@@ -101,21 +101,30 @@ pub fn accepts(plugin: &dyn Plugin) -> Accepts {
     Accepts { versions: plugin.versions(), nameless: plugin.nameless() }
 }
 
+/// Refuses ADD and DEL that would work on the namespace this process is in, before anything is touched. (The Go library
+/// finds that out when the work is done.) To be asked once for each call from outside, not for delegates.
+///
+/// # Errors
+/// [`Code::INVALID_NETNS`].
+pub fn refuse_own_netns(req: &Request) -> Result<()> {
+    if !matches!(req.command, Command::Add | Command::Del) || req.netns_override || req.netns.is_empty() {
+        return Ok(());
+    }
+    // A path that cannot be opened is the plugin's business: it may not need the namespace.
+    match Netns::find(&req.netns).and_then(|found| found.map_or(Ok(false), |ns| ns.is_current())) {
+        Ok(true) => {
+            let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
+            Err(Error::new(Code::INVALID_NETNS, msg).with_details(format!("CNI_NETNS={}", req.netns)))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Runs the verb that the request names. ADD gives a result, the others nothing.
 ///
 /// # Errors
-/// Those of the verb; [`Code::INVALID_NETNS`], before anything is touched, when ADD or DEL would work on the namespace
-/// this process is in. (The Go library finds that out when the work is done.)
+/// Those of the verb.
 pub fn call(plugin: &dyn Plugin, req: &Request, kernel: &mut Kernel) -> Result<Option<CniResult>> {
-    if matches!(req.command, Command::Add | Command::Del) && !req.netns_override {
-        // A path that cannot be opened is the plugin's business: it may not need the namespace.
-        if let Ok(true) =
-            Netns::find(&req.netns).and_then(|found| found.map_or(Ok(false), |ns| ns.is_current()))
-        {
-            let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
-            return Err(Error::new(Code::INVALID_NETNS, msg).with_details(format!("CNI_NETNS={}", req.netns)));
-        }
-    }
     match req.command {
         Command::Add => plugin.add(req, kernel).map(Some),
         Command::Del => plugin.del(req, kernel).map(|()| None),

@@ -122,7 +122,7 @@ fn attach<'a>(
     }
     let mut host_mac = host.mac;
     if !conf.leave_down {
-        let announcer = container.prepare(&pair.container, ipv6(conf, &result))?;
+        container.prepare(ipv6(conf, &result), &req.ifname)?;
         let changes = address::changes(&pair.container.dev(), &result, CONTAINER, conf.dad)?;
         container.rtnl.apply(&changes)?;
         if let Some(backend) = conf.masquerade.filter(|_| !addresses.is_empty()) {
@@ -134,8 +134,9 @@ fn attach<'a>(
         if conf.dad {
             container.wait_settled(pair.container.index)?;
         }
-        let ips: Vec<_> = addresses.iter().map(ipnet::IpNet::addr).collect();
-        announcer.announce(mac, &ips)?;
+        if !addresses.is_empty() {
+            container.announce(&pair.container)?;
+        }
     }
 
     let text = |mac: Option<crate::kernel::rtnl::Mac>| mac.map(|m| m.to_string()).unwrap_or_default();

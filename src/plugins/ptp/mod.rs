@@ -149,15 +149,13 @@ fn attach<'a>(
     kernel.host()?.apply(&host_side)?;
 
     let dev = pair.container.dev();
-    let announcer = container.prepare(&pair.container, if has(false) { Ipv6::NoDad } else { Ipv6::None })?;
+    container.prepare(if has(false) { Ipv6::NoDad } else { Ipv6::None }, &req.ifname)?;
     container.rtnl.apply(&routes::container_changes(&dev, &result, &hops, CONTAINER)?)?;
     if let Some(backend) = conf.masquerade {
         masquerade::add(kernel.nft()?, &of, &addresses, backend)?;
         undo.push(move |kernel| masquerade::del(kernel.nft()?, &of, &[]));
     }
     let mac = pair.container.mac.ok_or_else(|| Error::internal(format!("{} has no MAC", req.ifname)))?;
-    let ips: Vec<_> = addresses.iter().map(IpNet::addr).collect();
-    announcer.announce(mac, &ips)?;
 
     result.interfaces = vec![
         Interface {

@@ -1,0 +1,85 @@
+//! `cni-all --help` and `cni-all --version`.
+
+use std::fmt::Write;
+
+use super::definition;
+use crate::cni::Version;
+use crate::personality::COMPATIBLE_WITH;
+use crate::plugins::{Kind, PLUGINS};
+
+/// The variables of the CNI protocol: name, when it is needed, what it holds (reference: core.md 1.1).
+pub const VARIABLES: [(&str, &str, &str); 6] = [
+    ("CNI_COMMAND", "always", "what to do: ADD, DEL, CHECK, GC, STATUS or VERSION"),
+    ("CNI_CONTAINERID", "ADD DEL CHECK", "the container's id: letters, digits, _ . -"),
+    ("CNI_NETNS", "ADD CHECK", "path of its network namespace; optional for DEL"),
+    ("CNI_IFNAME", "ADD DEL CHECK", "name of the interface inside the container"),
+    ("CNI_PATH", "all but VERSION", "directories of plugins, separated by colons"),
+    ("CNI_ARGS", "optional", "KEY=VALUE;KEY=VALUE, such as IP=10.22.0.9;IgnoreUnknown=1"),
+];
+
+/// A call of the bridge plugin by hand, ready to be pasted into a shell.
+pub const BY_HAND: &str = r#"cat >mynet.json <<'EOF'
+{"cniVersion":"1.1.0","name":"mynet","type":"bridge","bridge":"cni0","isGateway":true,"ipMasq":true,
+ "ipam":{"type":"host-local","subnet":"10.22.0.0/16","routes":[{"dst":"0.0.0.0/0"}]}}
+EOF
+ip netns add demo
+export CNI_CONTAINERID=demo CNI_NETNS=/run/netns/demo CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin
+CNI_COMMAND=ADD cni-all bridge <mynet.json
+ip netns exec demo ping -c1 10.22.0.1
+CNI_COMMAND=DEL cni-all bridge <mynet.json
+ip netns delete demo
+"#;
+
+/// What the executable is, in one paragraph.
+pub const ABOUT: &str = "\
+The CNI plugins in one executable. Called by the name of a plugin (a link in
+/opt/cni/bin, or `cni-all NAME`) it is that plugin: it reads a network
+configuration from standard input, does what CNI_COMMAND says and prints the
+result. Called as cni-all it has the commands below.
+";
+
+/// What `cni-all --help` prints.
+pub fn text() -> String {
+    let mut out =
+        format!("{ABOUT}\nUsage: cni-all COMMAND [ARGUMENT…]\n       cni-all PLUGIN <CONFIGURATION\n");
+    out.push_str("\nCommands (each has --help with examples):\n");
+    for command in &definition().commands {
+        let summary = command.command.description.lines().next().unwrap_or_default();
+        let _ = writeln!(out, "  {:<14}{summary}", command.name);
+    }
+    out.push_str("  --version     print the version, the compatible Go release and the protocol versions\n");
+    for kind in [Kind::Main, Kind::Ipam, Kind::Meta] {
+        let plugins: Vec<_> = PLUGINS.iter().filter(|p| p.kind() == kind).collect();
+        if plugins.is_empty() {
+            continue;
+        }
+        let what = match kind {
+            Kind::Main => "that make an interface",
+            Kind::Ipam => "that assign addresses, called by those above",
+            Kind::Meta => "that change what an earlier one made",
+        };
+        let _ = writeln!(out, "\nPlugins {what}:");
+        for plugin in plugins {
+            let _ = writeln!(out, "  {:<14}{}", plugin.name(), plugin.about());
+        }
+    }
+    out.push_str("\nEnvironment of a plugin:\n");
+    for (name, needed, about) in VARIABLES {
+        let _ = writeln!(out, "  {name:<16}{needed:<17}{about}");
+    }
+    out.push_str("\nTry it by hand, as root:\n");
+    for line in BY_HAND.lines() {
+        let _ = writeln!(out, "  {line}");
+    }
+    out
+}
+
+/// What `cni-all --version` prints.
+pub fn version() -> String {
+    let versions: Vec<&str> = Version::ALL.iter().map(|v| v.as_str()).collect();
+    format!(
+        "cni-all {}\ncompatible with the Go plugins {COMPATIBLE_WITH}\nCNI protocol versions supported: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        versions.join(", ")
+    )
+}
