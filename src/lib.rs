@@ -7,14 +7,11 @@
 //! every layer may use [`cni`]. The one intended loop is `attach::ipam` → `invoke` → `plugins`: a main plugin
 //! delegating to an IPAM plugin.
 
-#[allow(dead_code)]
 pub(crate) mod attach;
 pub(crate) mod cli;
 pub mod cni;
 pub(crate) mod invoke;
-#[allow(dead_code)]
 pub(crate) mod kernel;
 #[doc(hidden)]
 pub mod personality;
-#[allow(dead_code)]
 pub(crate) mod plugins;

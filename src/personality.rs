@@ -105,6 +105,7 @@ fn answer(plugin: &'static dyn Plugin, process: &mut Process<'_>, version: &mut 
     let req = Request::new(environment, stdin, plugins::accepts(plugin))?;
     *version = req.config.version;
     let wait = (process.env)("CNI_ALL_WAIT").is_some_and(|v| v == "1");
+    plugins::refuse_own_netns(&req)?;
     let result = plugins::call(plugin, &req, &mut Kernel::new(wait))?;
     result.map_or(Ok(String::new()), |r| r.to_json(req.config.version))
 }

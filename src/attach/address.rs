@@ -158,10 +158,10 @@ mod tests {
             ),
             [
                 "ip addr add 10.1.0.5/16 dev eth0",
-                "ip addr add fd00::5/64 dev eth0 nodad",
+                "ip -6 addr add fd00::5/64 dev eth0 nodad",
                 "ip link set dev eth0 up",
                 "ip route add default via 10.1.0.1 dev eth0",
-                "ip route add fd01::/64 via fd00::9 dev eth0 metric 5 table 100 mtu 1400 advmss 1300",
+                "ip -6 route add fd01::/64 via fd00::9 dev eth0 mtu 1400 advmss 1300 metric 5 table 100",
             ]
         );
     }

@@ -1,9 +1,10 @@
 //! The container's side of an attachment: its namespace, and the settings of the interface in it.
 
+use std::time::Duration;
+
 use crate::cni::{Error, Request, Result, ResultExt};
-use crate::kernel::announce::Announcer;
 use crate::kernel::netns::Netns;
-use crate::kernel::rtnl::{Handle, Link};
+use crate::kernel::rtnl::{Change, Handle, Link, SetLink};
 use crate::kernel::sysctl;
 
 /// The container's network namespace with a handle to it, used from outside.
@@ -70,29 +71,52 @@ impl Container {
         }
     }
 
-    /// Sets what only files can set, before the interface gets addresses and comes up, and opens what announces them.
+    /// Waits until duplicate address detection is over for every IPv6 address of the interface.
     ///
-    /// `arp_notify` makes the kernel announce the addresses whenever the interface comes up later.
+    /// # Errors
+    /// Another host has one of the addresses, or it takes longer than 5 s.
+    pub fn wait_settled(&mut self, index: u32) -> Result<()> {
+        let mut watch = self.rtnl.watch_addresses()?;
+        self.rtnl.wait_addresses_settled(&mut watch, index, Duration::from_secs(5))
+    }
+
+    /// Sets what only files can set, before the interface gets addresses and comes up.
+    ///
+    /// `arp_notify` and `ndisc_notify` make the kernel announce the addresses whenever the interface comes up or its
+    /// address is set: see [`Container::announce`].
     ///
     /// # Errors
     /// A setting that IPv6 addresses need cannot be made; others are best effort, as kernels without IPv6 lack them.
-    pub fn prepare(&self, link: &Link, ipv6: Ipv6) -> Result<Announcer> {
+    pub fn prepare(&self, ipv6: Ipv6, name: &str) -> Result<()> {
         self.netns.enter(|| {
-            let name = &link.name;
             let _ = sysctl::write(&format!("net/ipv4/conf/{name}/arp_notify"), "1");
-            if ipv6 != Ipv6::None {
-                let ifname = |key: &str| format!("net/ipv6/conf/{name}/{key}");
-                for path in ["net/ipv6/conf/lo/disable_ipv6".to_owned(), ifname("disable_ipv6")] {
-                    sysctl::ensure(&path, "0").context("IPv6 addresses need IPv6 to be enabled")?;
-                }
-                sysctl::write(&ifname("keep_addr_on_down"), "1")?;
-                let dad = if ipv6 == Ipv6::Dad { "1" } else { "0" };
-                let _ = sysctl::write(&ifname("accept_dad"), dad);
-                if ipv6 == Ipv6::Dad {
-                    let _ = sysctl::write(&ifname("enhanced_dad"), "1");
-                }
+            if ipv6 == Ipv6::None {
+                return Ok(());
             }
-            Announcer::open(link.index)
+            let path = |key: &str| format!("net/ipv6/conf/{name}/{key}");
+            for file in ["net/ipv6/conf/lo/disable_ipv6".to_owned(), path("disable_ipv6")] {
+                sysctl::ensure(&file, "0").context("IPv6 addresses need IPv6 to be enabled")?;
+            }
+            sysctl::write(&path("keep_addr_on_down"), "1")?;
+            let _ = sysctl::write(&path("ndisc_notify"), "1");
+            let dad = if ipv6 == Ipv6::Dad { "1" } else { "0" };
+            let _ = sysctl::write(&path("accept_dad"), dad);
+            if ipv6 == Ipv6::Dad {
+                let _ = sysctl::write(&path("enhanced_dad"), "1");
+            }
+            Ok(())
         })
+    }
+
+    /// Makes the kernel announce the interface's addresses (gratuitous ARP, unsolicited neighbour advertisement), so that
+    /// neighbours which knew an earlier owner of an address reach this one at once. To be called when frames get through.
+    ///
+    /// Setting the address that the link has is what triggers it (NETDEV_CHANGEADDR in net/ipv4/devinet.c and
+    /// net/ipv6/ndisc.c). A packet socket of our own would do the same, and take 20 ms to close.
+    ///
+    /// # Errors
+    /// The link cannot be changed.
+    pub fn announce(&mut self, link: &Link) -> Result<()> {
+        self.rtnl.apply(&[Change::SetLink(SetLink { mac: link.mac, ..SetLink::of(link.dev()) })])
     }
 }

@@ -1,10 +1,16 @@
 //! Steps that main plugins share, named after what they do.
 
+use crate::cni::Request;
+
 pub mod address;
 pub mod container;
 pub mod ipam;
+pub mod masquerade;
 pub mod owner;
+pub mod spoofcheck;
+pub mod teardown;
 pub mod undo;
+pub mod verify;
 pub mod veth;
 
 /// The identity of an attachment (CNI spec, "Overview of all operations"): what DEL and GC find things by.
@@ -16,4 +22,11 @@ pub struct Attachment<'a> {
     pub container_id: &'a str,
     /// The interface's name in the container.
     pub ifname: &'a str,
+}
+
+impl<'a> Attachment<'a> {
+    /// The attachment a request is about.
+    pub fn of(req: &'a Request) -> Attachment<'a> {
+        Attachment { network: &req.config.name, container_id: &req.container_id, ifname: &req.ifname }
+    }
 }

@@ -65,11 +65,13 @@ fn collect(network: &str, valid: Vec<ValidAttachment>, kernel: &mut Kernel) -> R
         .map(|v| Attachment { network, container_id: &v.container_id, ifname: &v.ifname })
         .collect();
     let veths = kernel.host()?.links(Some("veth"))?;
-    let stale: Vec<Link> = veths.iter().filter(|link| veth::is_stale(link, network, &attachments)).cloned().collect();
+    let stale: Vec<Link> =
+        veths.iter().filter(|link| veth::is_stale(link, network, &attachments)).cloned().collect();
     let valid: Vec<(String, String)> = valid.into_iter().map(|v| (v.container_id, v.ifname)).collect();
     if let Some(nft) = kernel.nft_if_there()? {
         errors.extend(masquerade::gc(nft, network, &valid).err());
-        let alive = |name: &str| veths.iter().any(|v| v.name == name) && !stale.iter().any(|v| v.name == name);
+        let alive =
+            |name: &str| veths.iter().any(|v| v.name == name) && !stale.iter().any(|v| v.name == name);
         errors.extend(spoofcheck::gc(nft, &valid, alive).err());
     }
     errors.extend(veth::remove_host_ends(kernel, &stale).err());

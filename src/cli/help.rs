@@ -40,7 +40,8 @@ result. Called as cni-all it has the commands below.
 
 /// What `cni-all --help` prints.
 pub fn text() -> String {
-    let mut out = format!("{ABOUT}\nUsage: cni-all COMMAND [ARGUMENT…]\n       cni-all PLUGIN <CONFIGURATION\n");
+    let mut out =
+        format!("{ABOUT}\nUsage: cni-all COMMAND [ARGUMENT…]\n       cni-all PLUGIN <CONFIGURATION\n");
     out.push_str("\nCommands (each has --help with examples):\n");
     for command in &definition().commands {
         let summary = command.command.description.lines().next().unwrap_or_default();

@@ -6,7 +6,9 @@ pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>)
     let allowed = if written.chars().count() <= 4 { 1 } else { 2 };
     let written = written.to_lowercase().replace('_', "-");
     let near = known.into_iter().map(|word| (distance(&written, word), word));
-    near.filter(|(distance, _)| *distance <= allowed).min_by_key(|(distance, _)| *distance).map(|(_, word)| word)
+    near.filter(|(distance, _)| *distance <= allowed)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, word)| word)
 }
 
 /// Number of edits between two words, a swap of neighbours being one (optimal string alignment distance).

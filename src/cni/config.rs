@@ -139,6 +139,19 @@ impl Config {
         })
     }
 
+    /// `ipam.type` alone: what DEL and GC need, however wrong the rest of the configuration is.
+    ///
+    /// # Errors
+    /// `ipam` or its `type` has the wrong JSON type.
+    pub fn ipam(&self) -> Result<Option<String>> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Wire {
+            ipam: Ipam,
+        }
+        Ok(Some(self.read::<Wire>()?.ipam.r#type).filter(|t| !t.is_empty()))
+    }
+
     /// `prevResult`: what earlier plugins of the list, or the ADD that this call belongs to, returned.
     ///
     /// # Errors

@@ -1,10 +1,12 @@
 //! The only folder that talks to the kernel about networking.
 
-pub mod announce;
 pub mod detach;
 pub mod netns;
+pub mod nft;
 pub mod rtnl;
 pub mod sysctl;
+
+use nix::errno::Errno;
 
 use crate::cni::Result;
 
@@ -12,13 +14,14 @@ use crate::cni::Result;
 pub struct Kernel {
     wait: bool,
     host: Option<rtnl::Handle>,
+    nft: Option<nft::Socket>,
 }
 
 impl Kernel {
     /// Nothing is opened yet. `wait`: DEL returns only when the kernel has freed everything, instead of leaving the
     /// end of it (a grace period of some 16 ms) to a detached child (`CNI_ALL_WAIT=1`).
     pub fn new(wait: bool) -> Kernel {
-        Kernel { wait, host: None }
+        Kernel { wait, host: None, nft: None }
     }
 
     /// Whether removals wait until the kernel has freed everything.
@@ -36,5 +39,31 @@ impl Kernel {
             None => rtnl::Handle::open()?,
         };
         Ok(self.host.insert(host))
+    }
+
+    /// nftables of the namespace the call was made in.
+    ///
+    /// The socket stays open until the call is over: closing it right after a deletion waits some 13 ms in the kernel.
+    ///
+    /// # Errors
+    /// The kernel has no netfilter netlink, or the socket cannot be opened.
+    pub fn nft(&mut self) -> Result<&mut nft::Socket> {
+        let nft = match self.nft.take() {
+            Some(nft) => nft,
+            None => nft::Socket::open()?,
+        };
+        Ok(self.nft.insert(nft))
+    }
+
+    /// As [`Kernel::nft`]; `None` on a kernel without it, where nothing can have been left.
+    ///
+    /// # Errors
+    /// The socket cannot be opened for another reason.
+    pub fn nft_if_there(&mut self) -> Result<Option<&mut nft::Socket>> {
+        match self.nft() {
+            Ok(nft) => Ok(Some(nft)),
+            Err(e) if e.errno() == Some(Errno::EPROTONOSUPPORT) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 }

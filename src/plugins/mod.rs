@@ -1,10 +1,14 @@
 //! The personalities: one trait, one static table. A new plugin is one file and one row here.
 
+mod bridge;
 mod host_local;
+mod loopback;
+mod ptp;
 mod static_ipam;
 
-use crate::cni::{Accepts, CniResult, Command, Error, Request, Result, Version};
+use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
 use crate::kernel::Kernel;
+use crate::kernel::netns::Netns;
 
 /// What a plugin is for; the order of chapters in lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,7 +88,8 @@ pub trait Plugin: Sync {
 }
 
 /// Every plugin, in order of name.
-pub static PLUGINS: &[&dyn Plugin] = &[&host_local::HostLocal, &static_ipam::Static];
+pub static PLUGINS: &[&dyn Plugin] =
+    &[&bridge::Bridge, &host_local::HostLocal, &loopback::Loopback, &ptp::Ptp, &static_ipam::Static];
 
 /// The plugin of that exact name.
 pub fn find(name: &str) -> Option<&'static dyn Plugin> {
@@ -94,6 +99,25 @@ pub fn find(name: &str) -> Option<&'static dyn Plugin> {
 /// What `plugin` accepts, for [`Request::new`].
 pub fn accepts(plugin: &dyn Plugin) -> Accepts {
     Accepts { versions: plugin.versions(), nameless: plugin.nameless() }
+}
+
+/// Refuses ADD and DEL that would work on the namespace this process is in, before anything is touched. (The Go library
+/// finds that out when the work is done.) To be asked once for each call from outside, not for delegates.
+///
+/// # Errors
+/// [`Code::INVALID_NETNS`].
+pub fn refuse_own_netns(req: &Request) -> Result<()> {
+    if !matches!(req.command, Command::Add | Command::Del) || req.netns_override || req.netns.is_empty() {
+        return Ok(());
+    }
+    // A path that cannot be opened is the plugin's business: it may not need the namespace.
+    match Netns::find(&req.netns).and_then(|found| found.map_or(Ok(false), |ns| ns.is_current())) {
+        Ok(true) => {
+            let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
+            Err(Error::new(Code::INVALID_NETNS, msg).with_details(format!("CNI_NETNS={}", req.netns)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Runs the verb that the request names. ADD gives a result, the others nothing.
@@ -108,6 +132,17 @@ pub fn call(plugin: &dyn Plugin, req: &Request, kernel: &mut Kernel) -> Result<O
         Command::Gc => plugin.gc(req, kernel).map(|()| None),
         Command::Status => plugin.status(req, kernel).map(|()| None),
         Command::Version => Err(Error::internal("VERSION is answered before a request is made")),
+    }
+}
+
+/// An MTU as main plugins take it: bytes, 0 and less for "not set".
+///
+/// # Errors
+/// [`crate::cni::Code::INVALID_CONFIG`] for one that no link can have.
+pub fn mtu(written: i64) -> Result<Option<u32>> {
+    match written {
+        ..=0 => Ok(None),
+        n => u32::try_from(n).map(Some).map_err(|_| Error::config(format!("mtu: {n} is out of range"))),
     }
 }
 

@@ -48,16 +48,24 @@ fn of_duplicate_keys_the_last_one_counts() {
 }
 
 #[test]
-fn duplicate_objects_merge_and_a_later_null_changes_nothing() {
+fn duplicate_objects_merge() {
     let dir = Workdir::new();
     let result = add(
         &dir,
         r#"{"cniVersion":"1.1.0","name":"net","ipam":{"type":"static","addresses":[{"address":"10.1.0.1/24"}]},
-            "IPAM":{"routes":[{"dst":"0.0.0.0/0"}]},"ipam":null}"#,
+            "IPAM":{"routes":[{"dst":"0.0.0.0/0"}]}}"#,
     );
     let result = result.ok();
     assert_eq!(result["ips"], json!([{"address": "10.1.0.1/24"}]));
     assert_eq!(result["routes"], json!([{"dst": "0.0.0.0/0"}]));
+}
+
+#[test]
+fn a_later_null_leaves_text_as_it_was() {
+    let dir = Workdir::new();
+    let config = static_config("0.4.0").to_string();
+    let config = format!("{},\"name\":null,\"cniVersion\":null}}", config.strip_suffix('}').unwrap());
+    assert_eq!(add(&dir, config).ok()["cniVersion"], "0.4.0");
 }
 
 #[test]

@@ -112,7 +112,7 @@ fn the_plugins_tested_here_are_the_plugins_there_are() {
     }
     let dir = Workdir::new();
     let listed = Call::new(&executable(), &dir.bin()).bare().arg("list").run();
-    listed.status.filter(|s| *s == 0).unwrap_or_else(|| panic!("{listed}"));
+    assert_eq!(listed.status, Some(0), "{listed}");
     let names: Vec<&str> = listed.text().lines().filter_map(|line| line.split_whitespace().next()).collect();
     for plugin in PLUGINS {
         assert!(names.contains(&plugin), "{plugin} is not listed\n{listed}");

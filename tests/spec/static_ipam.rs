@@ -72,7 +72,7 @@ fn check_compares_the_gateway_of_an_address() {
     let dir = Workdir::new();
     let mut config = static_config("1.1.0");
     config["prevResult"] = json!({"ips": [{"address": "10.1.0.5/24", "gateway": "10.1.0.9"}]});
-    call(&dir, "CHECK", &config).fails(100).names(&["10.1.0.9"]);
+    call(&dir, "CHECK", &config).fails(100).names(&["10.1.0.5"]);
     config["prevResult"] = json!({"ips": [{"address": "10.1.0.5/24", "gateway": "10.1.0.1"}]});
     call(&dir, "CHECK", &config).silent();
 }

@@ -81,6 +81,14 @@ impl Call {
         self
     }
 
+    /// Lets another program start the plugin: `call.through("/usr/bin/strace", &["-f"])`.
+    pub fn through(mut self, program: &str, args: &[&str]) -> Call {
+        let plugin = std::mem::replace(&mut self.program, program.into());
+        let before = args.iter().map(OsString::from).chain([plugin.into_os_string()]);
+        self.args = before.chain(self.args).collect();
+        self
+    }
+
     /// These bytes on standard input.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Call {
         self.stdin = Some(bytes.into());

@@ -38,7 +38,7 @@ pub use netns::Netns;
 pub use node::{Attachment, Container, Node, Outside};
 pub use skip::{missing_privilege, missing_tool, skip};
 pub(crate) use skip::{require_netns, require_tool};
-pub use snapshot::{Snapshot, assert_same};
+pub use snapshot::{Snapshot, assert_same, assert_same_after};
 pub use workdir::{PLUGINS, Workdir, executable, foreign_plugins, leases_in};
 
 /// Every protocol version, oldest first.

@@ -79,7 +79,13 @@ impl Snapshot {
 /// Asserts that nothing was added and nothing is gone.
 #[track_caller]
 pub fn assert_same(before: &Snapshot, after: &Snapshot) {
+    assert_same_after("", before, after);
+}
+
+/// As [`assert_same`], with the case that is to blame in the failure's text.
+#[track_caller]
+pub fn assert_same_after(what: &str, before: &Snapshot, after: &Snapshot) {
     let added: Vec<_> = after.0.difference(&before.0).collect();
     let gone: Vec<_> = before.0.difference(&after.0).collect();
-    assert!(added.is_empty() && gone.is_empty(), "added: {added:#?}\ngone: {gone:#?}");
+    assert!(added.is_empty() && gone.is_empty(), "{what}\nadded: {added:#?}\ngone: {gone:#?}");
 }

@@ -127,8 +127,9 @@ impl Site {
     /// Something cannot be read.
     pub fn is_linked(&self, name: &str, link: Link, executable: &Executable<'_>) -> Result<bool> {
         let path = self.path(name);
-        let stat =
-            |path: &Path| fs::symlink_metadata(path).map_err(|e| failed(format_args!("stat {}", path.display()), &e));
+        let stat = |path: &Path| {
+            fs::symlink_metadata(path).map_err(|e| failed(format_args!("stat {}", path.display()), &e))
+        };
         let meta = stat(&path)?;
         match link {
             Link::Symlink => Ok(fs::read_link(&path).is_ok_and(|to| to == Path::new(EXECUTABLE))),
@@ -180,9 +181,8 @@ impl Site {
             Executable::Installed => self.path(EXECUTABLE),
             Executable::New(new) => new.path.clone(),
         };
-        fs::hard_link(&from, &temporary.path).map_err(|e| {
-            failed(format_args!("ln {} {}", from.display(), temporary.path.display()), &e)
-        })?;
+        fs::hard_link(&from, &temporary.path)
+            .map_err(|e| failed(format_args!("ln {} {}", from.display(), temporary.path.display()), &e))?;
         temporary.rename_to(name)
     }
 
@@ -221,9 +221,10 @@ impl Site {
     /// lstat(2); `None` when there is nothing.
     fn look(&self, path: &Path) -> Result<Option<Metadata>> {
         match fs::symlink_metadata(path) {
-            Ok(meta) if meta.is_dir() => {
-                Err(Error::internal(format!("{} is a directory: it is in the way, move it away", path.display())))
-            }
+            Ok(meta) if meta.is_dir() => Err(Error::internal(format!(
+                "{} is a directory: it is in the way, move it away",
+                path.display()
+            ))),
             Ok(meta) => Ok(Some(meta)),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(failed(format_args!("stat {}", path.display()), &e)),

@@ -23,8 +23,11 @@ use crate::{
     kernel::netns::Netns,
 };
 
-/// Room for one datagram; the kernel fills up to this much of a dump into one.
-const RECEIVE: usize = 32 * 1024;
+/// Room for one answer that is not a list. Memory that is not touched costs nothing, so it is made when it is needed.
+const RECEIVE: usize = 8 * 1024;
+
+/// Room for one datagram of a dump: the most the kernel fills into one.
+const RECEIVE_DUMP: usize = 32 * 1024;
 
 /// How often a dump is asked for again when the kernel says that it changed under its hands (NLM_F_DUMP_INTR).
 const DUMP_ATTEMPTS: u32 = 5;
@@ -33,7 +36,7 @@ const DUMP_ATTEMPTS: u32 = 5;
 pub struct Handle {
     socket: Socket,
     batch: Batch,
-    receive: Box<[u8]>,
+    receive: Vec<u8>,
 }
 
 /// One step of an exchange.
@@ -48,8 +51,7 @@ pub enum Step {
 impl Handle {
     /// Opens the calling thread's namespace.
     pub fn open() -> Result<Handle> {
-        let receive = vec![0; RECEIVE].into_boxed_slice();
-        Ok(Handle { socket: Socket::open()?, batch: Batch::default(), receive })
+        Ok(Handle { socket: Socket::open()?, batch: Batch::default(), receive: Vec::new() })
     }
 
     /// Sends all steps in one datagram and returns the outcome of each, in order.
@@ -83,6 +85,7 @@ impl Handle {
         let last = self.batch.sequence().wrapping_sub(first);
         let lost = |errno| Error::system("rtnetlink exchange", errno);
         self.socket.send(self.batch.bytes()).map_err(lost)?;
+        self.make_room(RECEIVE);
         // Messages are answered in order, so the answer to the last one ends it.
         let mut answered = false;
         while !answered {
@@ -175,6 +178,7 @@ impl Handle {
     ) -> Result<Vec<T>> {
         let failed = |errno| Error::system(what, errno);
         let mut found = Vec::new();
+        self.make_room(RECEIVE_DUMP);
         for _ in 0..DUMP_ATTEMPTS {
             found.clear();
             self.batch.clear();
@@ -204,6 +208,12 @@ impl Handle {
             }
         }
         Ok(found)
+    }
+
+    fn make_room(&mut self, size: usize) {
+        if self.receive.len() < size {
+            self.receive = vec![0; size];
+        }
     }
 
     /// A second socket in this handle's namespace.

@@ -127,7 +127,7 @@ impl Conf {
             is_default_gateway: wire.is_default_gateway,
             force_address: wire.force_address,
             masquerade: Backend::of(wire.ip_masq, &wire.ip_masq_backend)?,
-            mtu: mtu(wire.mtu)?,
+            mtu: crate::plugins::mtu(wire.mtu)?,
             hairpin: wire.hairpin_mode,
             promisc: wire.promisc_mode,
             vlans: vlans(wire.vlan, wire.vlan_trunk.as_deref(), wire.preserve_default_vlan)?,
@@ -149,22 +149,14 @@ impl Conf {
     }
 }
 
-/// An MTU as main plugins take it: bytes, 0 and less for "not set".
-///
-/// # Errors
-/// [`Code::INVALID_CONFIG`] for one that no link can have.
-pub fn mtu(written: i64) -> Result<Option<u32>> {
-    match written {
-        ..=0 => Ok(None),
-        n => u32::try_from(n).map(Some).map_err(|_| Error::config(format!("mtu: {n} is out of range"))),
-    }
-}
-
 /// The container's MAC: `runtimeConfig.mac` over `args.cni.mac` over `MAC` of `CNI_ARGS`.
 fn mac(req: &Request, from_args: &str, from_runtime: &str) -> Result<Option<Mac>> {
     let cni_args = req.args()?;
-    let sources =
-        [("runtimeConfig.mac", from_runtime), ("args.cni.mac", from_args), ("CNI_ARGS: MAC", cni_args.get("MAC").unwrap_or_default())];
+    let sources = [
+        ("runtimeConfig.mac", from_runtime),
+        ("args.cni.mac", from_args),
+        ("CNI_ARGS: MAC", cni_args.get("MAC").unwrap_or_default()),
+    ];
     let Some((key, text)) = sources.into_iter().find(|(_, text)| !text.is_empty()) else { return Ok(None) };
     match text.parse() {
         Ok(mac) => Ok(Some(mac)),
@@ -172,7 +164,10 @@ fn mac(req: &Request, from_args: &str, from_runtime: &str) -> Result<Option<Mac>
         Err(_) if matches!(req.command, Command::Del | Command::Gc) => Ok(None),
         Err(_) => {
             let code = if key.starts_with("CNI_ARGS") { Code::ENVIRONMENT } else { Code::INVALID_CONFIG };
-            Err(Error::new(code, format!("{key}: {text:?} is not a MAC address such as \"02:00:00:00:00:05\"")))
+            Err(Error::new(
+                code,
+                format!("{key}: {text:?} is not a MAC address such as \"02:00:00:00:00:05\""),
+            ))
         }
     }
 }
@@ -258,23 +253,39 @@ mod tests {
     #[test]
     fn contradictions_and_bad_values_are_named() {
         assert!(message(r#","hairpinMode":true,"promiscMode":true"#).contains("hairpinMode and promiscMode"));
-        assert!(message(r#","disableContainerInterface":true,"ipam":{"type":"x"}"#).contains("disableContainerInterface"));
+        assert!(
+            message(r#","disableContainerInterface":true,"ipam":{"type":"x"}"#)
+                .contains("disableContainerInterface")
+        );
         assert_eq!(message(r#","bridge":"""#), r#"bridge: "": interface name is empty"#);
         assert_eq!(message(r#","vlan":5000"#), "vlan: 5000 is not an id from 0 to 4094");
         assert_eq!(message(r#","vlan":-100"#), "vlan: -100 is not an id from 0 to 4094");
         assert_eq!(message(r#","vlanTrunk":[{"minID":5}]"#), "vlanTrunk[0]: minID without maxID");
         assert_eq!(message(r#","vlanTrunk":[{"id":1},{"maxID":5}]"#), "vlanTrunk[1]: maxID without minID");
-        assert_eq!(message(r#","vlanTrunk":[{"minID":9,"maxID":5}]"#), "vlanTrunk[0]: maxID 5 is less than minID 9");
-        assert_eq!(message(r#","vlanTrunk":[{"id":4095}]"#), "vlanTrunk[0].id: 4095 is not an id from 1 to 4094");
+        assert_eq!(
+            message(r#","vlanTrunk":[{"minID":9,"maxID":5}]"#),
+            "vlanTrunk[0]: maxID 5 is less than minID 9"
+        );
+        assert_eq!(
+            message(r#","vlanTrunk":[{"id":4095}]"#),
+            "vlanTrunk[0].id: 4095 is not an id from 1 to 4094"
+        );
         assert!(message(r#","ipMasq":true,"ipMasqBackend":"ipfw""#).contains("ipMasqBackend"));
-        assert_eq!(message(r#","portIsolation":"true""#), "portIsolation: expected true or false, found the string \"true\"");
+        assert_eq!(
+            message(r#","portIsolation":"true""#),
+            "portIsolation: expected true or false, found the string \"true\""
+        );
     }
 
     #[test]
     fn trunk_vlans_are_ascending_without_repeats_and_without_the_native_one() {
         let vlans = |keys: &str| conf(keys, "").unwrap().vlans.unwrap();
-        let trunk = r#","vlanTrunk":[{"minID":200,"maxID":202},{"id":101},{"id":201,"minID":100,"maxID":101}]"#;
-        assert_eq!(vlans(trunk), Vlans { native: None, trunk: vec![100, 101, 200, 201, 202], keep_default: false });
+        let trunk =
+            r#","vlanTrunk":[{"minID":200,"maxID":202},{"id":101},{"id":201,"minID":100,"maxID":101}]"#;
+        assert_eq!(
+            vlans(trunk),
+            Vlans { native: None, trunk: vec![100, 101, 200, 201, 202], keep_default: false }
+        );
         assert_eq!(vlans(&format!(r#"{trunk},"vlan":100"#)).trunk, [101, 200, 201, 202]);
         assert_eq!(vlans(r#","vlanTrunk":[]"#), Vlans::default());
         assert_eq!(conf(r#","vlan":0"#, "").unwrap().vlans, None);
@@ -282,10 +293,14 @@ mod tests {
 
     #[test]
     fn the_mac_comes_from_the_strongest_of_three_sources() {
-        let all = r#","args":{"cni":{"mac":"02:00:00:00:00:02"}},"RuntimeConfig":{"mac":"02:00:00:00:00:03"}"#;
+        let all =
+            r#","args":{"cni":{"mac":"02:00:00:00:00:02"}},"RuntimeConfig":{"mac":"02:00:00:00:00:03"}"#;
         let mac = |keys: &str, args: &str| conf(keys, args).unwrap().mac.unwrap().to_string();
         assert_eq!(mac("", "MAC=02:00:00:00:00:01"), "02:00:00:00:00:01");
-        assert_eq!(mac(r#","args":{"cni":{"mac":"02:00:00:00:00:02"}}"#, "MAC=02:00:00:00:00:01"), "02:00:00:00:00:02");
+        assert_eq!(
+            mac(r#","args":{"cni":{"mac":"02:00:00:00:00:02"}}"#, "MAC=02:00:00:00:00:01"),
+            "02:00:00:00:00:02"
+        );
         assert_eq!(mac(all, "MAC=02:00:00:00:00:01"), "02:00:00:00:00:03");
         assert_eq!(conf("", "MAC=x").unwrap_err().code(), Code::ENVIRONMENT);
         assert_eq!(conf(r#","runtimeConfig":{"mac":"x"}"#, "").unwrap_err().code(), Code::INVALID_CONFIG);

@@ -70,7 +70,8 @@ fn conflict(present: IpNet, wanted: IpNet) -> bool {
     match (present.addr(), wanted.addr()) {
         (IpAddr::V4(_), IpAddr::V4(_)) => true,
         (IpAddr::V6(there), IpAddr::V6(_)) => {
-            !there.is_unicast_link_local() && (present.contains(&wanted.addr()) || wanted.contains(&there))
+            !there.is_unicast_link_local()
+                && (present.contains(&wanted.addr()) || wanted.contains(&IpAddr::V6(there)))
         }
         _ => false,
     }
@@ -95,7 +96,12 @@ mod tests {
     }
 
     fn link() -> Link {
-        Link { index: 3, name: "cni0".into(), mac: Some("02:00:00:00:00:01".parse().unwrap()), ..Link::default() }
+        Link {
+            index: 3,
+            name: "cni0".into(),
+            mac: Some("02:00:00:00:00:01".parse().unwrap()),
+            ..Link::default()
+        }
     }
 
     fn printed(present: &[&str], wanted: &str, force: bool) -> Result<Vec<String>> {
@@ -118,7 +124,8 @@ mod tests {
     fn each_familys_first_gateway_becomes_the_default_route() {
         let mut both = result(&[("10.1.2.3/16", None), ("10.9.2.3/16", None), ("fd00::9/64", None)]);
         complete(&mut both, 2, true, true);
-        let routes: Vec<String> = both.routes.iter().map(|r| format!("{} {:?}", r.dst, r.gw.unwrap())).collect();
+        let routes: Vec<String> =
+            both.routes.iter().map(|r| format!("{} {:?}", r.dst, r.gw.unwrap())).collect();
         assert_eq!(routes, ["0.0.0.0/0 10.1.0.1", "::/0 fd00::1"]);
     }
 
@@ -145,7 +152,7 @@ mod tests {
     fn a_new_address_pins_the_mac() {
         assert_eq!(
             printed(&["fe80::1/64"], "fd00::1/64", false).unwrap(),
-            ["ip addr add fd00::1/64 dev cni0 nodad", "ip link set dev cni0 address 02:00:00:00:00:01"]
+            ["ip -6 addr add fd00::1/64 dev cni0 nodad", "ip link set dev cni0 address 02:00:00:00:00:01"]
         );
     }
 

@@ -46,7 +46,8 @@ fn create(host: &mut Handle, conf: &Conf, vlan_filtering: bool) -> Result<Link> 
         _ => {}
     }
     let link = outcomes.next().unwrap_or(Ok(None))?;
-    let link = link.ok_or_else(|| Error::internal(format!("{} vanished while it was being set up", conf.bridge)))?;
+    let link =
+        link.ok_or_else(|| Error::internal(format!("{} vanished while it was being set up", conf.bridge)))?;
     // A bridge takes the lowest MAC of its ports and changes it with them, unless it was set: set what it has.
     host.apply(&[Change::SetLink(SetLink { mac: link.mac, ..SetLink::of(link.dev()) })])?;
     // Best effort, as a kernel without IPv6 has no such file: the host does not take routes from containers.
@@ -79,12 +80,14 @@ pub fn explain_vlan(err: Error) -> Error {
 /// # Errors
 /// The name is too long for the kernel, or a link of that name is something else.
 pub fn ensure_vlan_gateway(host: &mut Handle, conf: &Conf, bridge: &Link, name: &str) -> Result<Link> {
-    crate::cni::names::check_ifname(name)
-        .map_err(|_| Error::config(format!("bridge, vlan: the gateway's link {name:?} is longer than 15 bytes")))?;
+    crate::cni::names::check_ifname(name).map_err(|_| {
+        Error::config(format!("bridge, vlan: the gateway's link {name:?} is longer than 15 bytes"))
+    })?;
     let link = match host.link(name)? {
         Some(link) => link,
         None => {
-            let names = host_names(&Attachment { network: &conf.bridge, container_id: "vlan-gateway", ifname: name });
+            let names =
+                host_names(&Attachment { network: &conf.bridge, container_id: "vlan-gateway", ifname: name });
             let add = Change::AddVeth(AddVeth {
                 name: name.to_owned(),
                 up: true,
@@ -97,7 +100,9 @@ pub fn ensure_vlan_gateway(host: &mut Handle, conf: &Conf, bridge: &Link, name: 
             match (outcomes.next().unwrap_or(Ok(None)), outcomes.next().unwrap_or(Ok(None))?) {
                 (Err(e), None) => return Err(e),
                 (Err(e), _) if !e.is_exists() => return Err(e),
-                (_, None) => return Err(Error::internal(format!("{name} vanished while it was being set up"))),
+                (_, None) => {
+                    return Err(Error::internal(format!("{name} vanished while it was being set up")));
+                }
                 (_, Some(link)) => link,
             }
         }
@@ -106,11 +111,16 @@ pub fn ensure_vlan_gateway(host: &mut Handle, conf: &Conf, bridge: &Link, name: 
     if let Some(peer) = link.peer.filter(|_| link.kind == "veth") {
         let port = host.link_by_index(peer)?;
         if let Some(port) = port.filter(|port| port.master != Some(bridge.index)) {
-            let enslave = SetLink { master: Some(Some(bridge.dev())), up: Some(true), ..SetLink::of(port.dev()) };
+            let enslave =
+                SetLink { master: Some(Some(bridge.dev())), up: Some(true), ..SetLink::of(port.dev()) };
             let mut changes = vec![Change::SetLink(enslave)];
             let vlans = conf.vlans.as_ref();
             let native = Vlans { trunk: Vec::new(), ..vlans.cloned().unwrap_or_default() };
-            changes.extend(port::vlan_changes(&port.dev(), &native, bridge.bridge.and_then(|b| b.default_pvid)));
+            changes.extend(port::vlan_changes(
+                &port.dev(),
+                &native,
+                bridge.bridge.and_then(|b| b.default_pvid),
+            ));
             host.apply(&changes).map_err(explain_vlan)?;
         }
     }

@@ -107,10 +107,7 @@ fn attach<'a>(
         mtu: conf.mtu,
         mac: conf.mac,
         master: Some(bridge.dev()),
-        port: PortFlags {
-            hairpin: conf.hairpin.then_some(true),
-            isolated: conf.isolated.then_some(true),
-        },
+        port: PortFlags { hairpin: conf.hairpin.then_some(true), isolated: conf.isolated.then_some(true) },
     };
     let pair = veth::create(kernel.host()?, container, &wanted)?;
     undo.push(move |kernel| teardown::links(req, kernel));
@@ -125,7 +122,7 @@ fn attach<'a>(
     }
     let mut host_mac = host.mac;
     if !conf.leave_down {
-        let announcer = container.prepare(&pair.container, ipv6(conf, &result))?;
+        container.prepare(ipv6(conf, &result), &req.ifname)?;
         let changes = address::changes(&pair.container.dev(), &result, CONTAINER, conf.dad)?;
         container.rtnl.apply(&changes)?;
         if let Some(backend) = conf.masquerade.filter(|_| !addresses.is_empty()) {
@@ -137,8 +134,9 @@ fn attach<'a>(
         if conf.dad {
             container.wait_settled(pair.container.index)?;
         }
-        let ips: Vec<_> = addresses.iter().map(ipnet::IpNet::addr).collect();
-        announcer.announce(mac, &ips)?;
+        if !addresses.is_empty() {
+            container.announce(&pair.container)?;
+        }
     }
 
     let text = |mac: Option<crate::kernel::rtnl::Mac>| mac.map(|m| m.to_string()).unwrap_or_default();
@@ -152,7 +150,11 @@ fn attach<'a>(
             ..Interface::default()
         },
     ];
-    result.interfaces.extend(vlan_gateway.map(|l| Interface { name: l.name, mac: text(l.mac), ..Interface::default() }));
+    result.interfaces.extend(vlan_gateway.map(|l| Interface {
+        name: l.name,
+        mac: text(l.mac),
+        ..Interface::default()
+    }));
     if let Some(dns) = &conf.dns {
         result.dns = dns.clone();
     }
@@ -169,7 +171,12 @@ fn ipv6(conf: &Conf, result: &CniResult) -> Ipv6 {
 
 /// Gives the gateway its addresses and turns forwarding on. With a native VLAN the gateway is a link of its own, which
 /// is returned.
-fn ensure_gateway(kernel: &mut Kernel, conf: &Conf, bridge: &Link, result: &CniResult) -> Result<Option<Link>> {
+fn ensure_gateway(
+    kernel: &mut Kernel,
+    conf: &Conf,
+    bridge: &Link,
+    result: &CniResult,
+) -> Result<Option<Link>> {
     let wanted = if conf.is_gateway { gateway::addresses(result) } else { Vec::new() };
     if wanted.is_empty() {
         return Ok(None);
@@ -207,7 +214,7 @@ fn set_vlans(kernel: &mut Kernel, conf: &Conf, bridge: &Link, port: &Link) -> Re
     kernel.host()?.apply(&port::vlan_changes(&port.dev(), vlans, default)).map_err(link::explain_vlan)
 }
 
-/// For tests of this folder and `link.rs`: `true` when an error says that the kernel lacks a feature.
+/// The kernel lacks a feature.
 fn is_unsupported(err: &Error) -> bool {
     matches!(err.errno(), Some(Errno::EOPNOTSUPP))
 }

@@ -14,7 +14,10 @@ pub fn vlan_changes(port: &Dev, vlans: &Vlans, default: Option<u16>) -> Vec<Chan
     let native = vlans.native.unwrap_or(DEFAULT_NATIVE);
     let mut changes = Vec::new();
     if let Some(default) = default.filter(|d| *d != 0 && *d != native && !vlans.keep_default) {
-        changes.push(Change::DelPortVlan { dev: port.clone(), range: VlanRange { first: default, last: default } });
+        changes.push(Change::DelPortVlan {
+            dev: port.clone(),
+            range: VlanRange { first: default, last: default },
+        });
     }
     changes.push(add(port, native, native, true));
     changes.extend(ranges(&vlans.trunk).into_iter().map(|(first, last)| add(port, first, last, false)));
@@ -93,7 +96,11 @@ mod tests {
     #[test]
     fn a_missing_vlan_is_named() {
         let vlans = Vlans { native: Some(100), trunk: vec![200, 201], keep_default: false };
-        let vlan = |first, last, native| PortVlan { range: VlanRange { first, last }, pvid: native, untagged: native };
+        let vlan = |first, last, native| PortVlan {
+            range: VlanRange { first, last },
+            pvid: native,
+            untagged: native,
+        };
         assert_eq!(vlan_difference(&[vlan(100, 100, true), vlan(200, 201, false)], &vlans), None);
         let named = vlan_difference(&[vlan(100, 100, true), vlan(200, 200, false)], &vlans);
         assert_eq!(named.unwrap(), "VLAN 201 is missing");

@@ -1,0 +1,129 @@
+//! ipMasq: traffic of an attachment's addresses to the outside leaves with the host's address.
+//!
+//! Three layouts are known: ours (`maps.rs`), the Go plugins' iptables layout (`iptables.rs`, for
+//! `ipMasqBackend: iptables`), and their nftables layout (`upstream.rs`, only ever removed). DEL and GC look into all of
+//! them, so that a node upgraded in place keeps nothing.
+//!
+//! Every operation looks first (2 µs per object), then sends one batch. What changed between the two makes the kernel
+//! refuse the batch as a whole, and the operation starts over.
+
+mod iptables;
+pub mod maps;
+pub(super) mod names;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::Attachment;
+use crate::cni::error::ResultExt;
+use crate::cni::{Code, Error, Result};
+use crate::kernel::nft::{Change, Family, Socket};
+
+/// Which rules ADD writes (`ipMasqBackend`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// Our maps; the default.
+    Nftables,
+    /// Rules that `iptables-nft -t nat -S` lists as the Go plugins would have written them.
+    Iptables,
+}
+
+impl Backend {
+    /// The backend that `ipMasq` and `ipMasqBackend` ask for; `None` without masquerading.
+    ///
+    /// # Errors
+    /// [`Code::INVALID_CONFIG`] for a backend that does not exist.
+    pub fn of(ip_masq: bool, backend: &str) -> Result<Option<Backend>> {
+        let backend = match backend {
+            "" | "nftables" => Backend::Nftables,
+            "iptables" => Backend::Iptables,
+            other => {
+                let msg = format!("ipMasqBackend: {other:?} is neither \"nftables\" nor \"iptables\"");
+                return Err(Error::config(msg));
+            }
+        };
+        Ok(ip_masq.then_some(backend))
+    }
+}
+
+/// Destinations that are never masqueraded: groups (RFC 5771, RFC 4291).
+fn multicast(family: Family) -> IpNet {
+    match family {
+        Family::Ip6 => IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)),
+        _ => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4)),
+    }
+}
+
+/// Masquerades what the attachment's addresses (each with the prefix length of its network) send to other networks.
+///
+/// Done again it changes nothing, or replaces what an earlier ADD of the attachment made. On failure nothing was
+/// changed.
+pub fn add(nft: &mut Socket, at: &Attachment, addresses: &[IpNet], backend: Backend) -> Result<()> {
+    let plan = |nft: &mut Socket| match backend {
+        Backend::Nftables => maps::plan_add(nft, at, addresses),
+        Backend::Iptables => iptables::plan_add(nft, at, addresses),
+    };
+    nft.commit(plan).context("ipMasq")
+}
+
+/// Removes what ADD of either backend, or of the Go plugins, made for the attachment. Nothing there is success.
+///
+/// `known` are addresses that the attachment has or had, as far as the caller knows. Our own rules are found without;
+/// the Go plugins' iptables rules of two attachments of one container to one network can only be told apart by them.
+/// Costs the same with any number of containers, except where rules of the Go plugins' layouts exist.
+pub fn del(nft: &mut Socket, at: &Attachment, known: &[IpAddr]) -> Result<()> {
+    let chains = RefCell::default();
+    let ours = |nft: &mut Socket| maps::plan_del(nft, at, known, &mut chains.borrow_mut());
+    let upstream = |nft: &mut Socket| upstream::plan_del(nft, at);
+    let iptables = |nft: &mut Socket| iptables::plan_del(nft, at, known);
+    commit_all(nft, &[&ours, &upstream, &iptables]).context("ipMasq")?;
+    nft.commit(|nft| maps::plan_unused(nft, &chains.borrow())).context("ipMasq")
+}
+
+/// Compares the rules with what ADD makes; the error ([`Code::CHECK_FAILED`]) names the first difference.
+pub fn check(nft: &mut Socket, at: &Attachment, addresses: &[IpNet], backend: Backend) -> Result<()> {
+    match backend {
+        Backend::Nftables => maps::check(nft, at, addresses),
+        Backend::Iptables => iptables::check(nft, at, addresses),
+    }
+    .context("ipMasq")
+}
+
+/// Removes what belongs to this network but to none of its valid attachments (container id, interface name), in all
+/// layouts.
+pub fn gc(nft: &mut Socket, network: &str, valid: &[(String, String)]) -> Result<()> {
+    let ours = |nft: &mut Socket| maps::plan_gc(nft, network, valid);
+    let upstream = |nft: &mut Socket| upstream::plan_gc(nft, network, valid);
+    let iptables = |nft: &mut Socket| iptables::plan_gc(nft, network, valid);
+    commit_all(nft, &[&ours, &upstream, &iptables]).context("ipMasq")
+}
+
+/// Whether ADD could be served: the kernel has nf_tables and lets this process use it.
+pub fn status(nft: &mut Socket) -> Result<()> {
+    let hint = "ipMasq needs nf_tables in the kernel";
+    nft.probe().map_err(|err| err.with_code(Code::NOT_AVAILABLE).context(hint))
+}
+
+/// Looks, and says what to change.
+type Plan<'a> = &'a dyn Fn(&mut Socket) -> Result<Vec<Change>>;
+
+/// All parts in one batch; when that fails each alone, so that what cannot be removed does not keep the rest.
+fn commit_all(nft: &mut Socket, parts: &[Plan]) -> Result<()> {
+    let together = nft.commit(|nft| {
+        let mut changes = Vec::new();
+        for part in parts {
+            changes.extend(part(nft)?);
+        }
+        Ok(changes)
+    });
+    if together.is_ok() {
+        return Ok(());
+    }
+    let failures = parts.iter().filter_map(|part| nft.commit(part).err()).collect();
+    Error::all(failures).map_or(Ok(()), Err)
+}

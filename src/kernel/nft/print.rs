@@ -1,0 +1,205 @@
+//! Changes as the line an operator would type: for errors, `--dry-run`, logs and tests.
+
+use std::fmt::{self, Display, Formatter, Write};
+
+use super::{
+    Base, Chain, Change, Dialect, Element, Family, Hook, Kind, Map, Rule, Side, Statement, Table, Type,
+    Value, Verdict,
+};
+
+impl Display for Family {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::Ip => "ip",
+            Family::Ip6 => "ip6",
+            Family::Inet => "inet",
+            Family::Bridge => "bridge",
+        })
+    }
+}
+
+impl Display for Table {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.family, self.name)
+    }
+}
+
+impl Display for Base {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Filter => "filter",
+            Kind::Nat => "nat",
+        };
+        let hook = match self.hook {
+            Hook::Prerouting => "prerouting",
+            Hook::Postrouting => "postrouting",
+        };
+        write!(f, "type {kind} hook {hook} priority {}; policy accept;", self.priority)
+    }
+}
+
+impl Display for Chain {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.table, self.name)?;
+        match &self.base {
+            Some(base) => write!(f, " {{ {base} }}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The name of a type in a map of this family.
+fn type_name(ty: Type, family: Family) -> &'static str {
+    match ty {
+        Type::Address if family == Family::Ip6 => "ipv6_addr",
+        Type::Address => "ipv4_addr",
+        Type::Name => "ifname",
+        Type::Verdict => "verdict",
+    }
+}
+
+impl Display for Map {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.table, self.name)
+    }
+}
+
+impl Display for Value {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Address(address) => address.fmt(f),
+            Value::Name(name) => write!(f, "\"{name}\""),
+            Value::Verdict(verdict) => verdict.fmt(f),
+        }
+    }
+}
+
+impl Display for Element {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} comment \"{}\" : {}", self.key, self.comment, self.data)
+    }
+}
+
+impl Display for Verdict {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::Accept => f.write_str("accept"),
+            Verdict::Drop => f.write_str("drop"),
+            Verdict::Return => f.write_str("return"),
+            Verdict::Jump(chain) => write!(f, "jump {chain}"),
+            Verdict::Goto(chain) => write!(f, "goto {chain}"),
+        }
+    }
+}
+
+impl Display for Rule {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.dialect {
+            Dialect::Nft => self.fmt_nft(f),
+            Dialect::Iptables => self.fmt_iptables(f),
+        }
+    }
+}
+
+impl Rule {
+    fn fmt_nft(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.table, self.chain)?;
+        for statement in &self.statements {
+            f.write_char(' ')?;
+            match statement {
+                Statement::Within { side, net, inside } => {
+                    let family = Family::of(net.addr());
+                    let not = if *inside { "" } else { "!= " };
+                    write!(f, "{family} {} {not}", side_name(*side))?;
+                    if net.prefix_len() == net.max_prefix_len() {
+                        net.addr().fmt(f)?;
+                    } else {
+                        net.trunc().fmt(f)?;
+                    }
+                }
+                Statement::Lookup(side, map) => {
+                    write!(f, "{} {} vmap @{}", self.table.family, side_name(*side), map.name)?;
+                }
+                Statement::InputLink(link) => write!(f, "iifname \"{link}\"")?,
+                Statement::EtherSource(mac) => write!(f, "ether saddr {}", Mac(mac))?,
+                Statement::Masquerade => f.write_str("masquerade")?,
+                Statement::Verdict(verdict) => verdict.fmt(f)?,
+            }
+        }
+        match &self.comment {
+            Some(comment) => write!(f, " comment \"{comment}\""),
+            None => Ok(()),
+        }
+    }
+
+    /// Only address conditions, jumps, ACCEPT and MASQUERADE are ever written in this dialect; `lower.rs` refuses others.
+    fn fmt_iptables(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let tool = if self.table.family == Family::Ip6 { "ip6tables" } else { "iptables" };
+        write!(f, "{tool} -t {} -A {}", self.table.name, self.chain)?;
+        for statement in &self.statements {
+            if let Statement::Within { side, net, inside } = statement {
+                let not = if *inside { "" } else { "! " };
+                let option = if *side == Side::Source { "-s" } else { "-d" };
+                write!(f, " {not}{option} {}", net.trunc())?;
+            }
+        }
+        if let Some(comment) = &self.comment {
+            write!(f, " -m comment --comment {comment:?}")?;
+        }
+        for statement in &self.statements {
+            match statement {
+                Statement::Within { .. } => {}
+                Statement::Verdict(Verdict::Jump(chain)) => write!(f, " -j {chain}")?,
+                Statement::Verdict(Verdict::Goto(chain)) => write!(f, " -g {chain}")?,
+                Statement::Verdict(verdict) => write!(f, " -j {}", verdict.to_string().to_uppercase())?,
+                Statement::Masquerade => f.write_str(" -j MASQUERADE")?,
+                Statement::Lookup(..) | Statement::InputLink(_) | Statement::EtherSource(_) => {
+                    write!(f, " {statement:?}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn side_name(side: Side) -> &'static str {
+    match side {
+        Side::Source => "saddr",
+        Side::Destination => "daddr",
+    }
+}
+
+/// A MAC address, printed with colons.
+struct Mac<'a>(&'a [u8; 6]);
+
+impl Display for Mac<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl Display for Change {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::AddTable(table) => write!(f, "nft add table {table}"),
+            Change::CreateTable(table) => write!(f, "nft create table {table}"),
+            Change::AddChain(chain) => write!(f, "nft add chain {chain}"),
+            Change::CreateChain(chain) => write!(f, "nft create chain {chain}"),
+            Change::AddMap(map) => {
+                let family = map.table.family;
+                let (key, data) = (type_name(map.key, family), type_name(map.data, family));
+                write!(f, "nft add map {map} {{ type {key} : {data}; }}")
+            }
+            Change::CreateElement(map, element) => write!(f, "nft create element {map} {{ {element} }}"),
+            Change::DestroyElement(map, key) => write!(f, "nft destroy element {map} {{ {key} }}"),
+            Change::AddRule(rule) if rule.dialect == Dialect::Iptables => rule.fmt(f),
+            Change::AddRule(rule) => write!(f, "nft add rule {rule}"),
+            Change::DeleteRule { table, chain, handle } => {
+                write!(f, "nft delete rule {table} {chain} handle {handle}")
+            }
+            Change::FlushChain { table, chain } => write!(f, "nft flush chain {table} {chain}"),
+            Change::DeleteChain { table, chain } => write!(f, "nft delete chain {table} {chain}"),
+        }
+    }
+}

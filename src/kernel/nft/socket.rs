@@ -1,0 +1,332 @@
+//! The nftables socket: one batch per operation, look-ups of single objects, and dumps.
+
+use std::io;
+
+use nftnl::nftnl_sys::libc;
+use nix::errno::Errno;
+
+use super::ffi::{self, Encoder, RawSocket};
+use super::lower::{self, Message};
+use super::{Change, Element, Family, ListedChain, ListedRule, Map, Table, Value};
+use crate::cni::error::ResultExt;
+use crate::cni::{Error, Result};
+
+/// Bytes of a reply: the kernel fills at most 32 KiB per datagram of a dump.
+const BUFFER: usize = 32 * 1024;
+/// `NLMSGERR_ATTR_MSG` (`linux/netlink.h`): the extended acknowledgement's text.
+const NLMSGERR_ATTR_MSG: u16 = 1;
+/// An operation starts over this many times when others change the same things at the same moment.
+const ATTEMPTS: usize = 10;
+/// A dump that the ruleset's changes interrupt is started again this many times.
+const DUMP_ATTEMPTS: usize = 20;
+
+/// A connection to nftables of one network namespace.
+///
+/// Closing it (dropping it) right after something was deleted waits about 13 ms for the kernel's RCU grace period: keep
+/// it open until everything else is done.
+pub struct Socket {
+    raw: RawSocket,
+    sequence: u32,
+    buffer: Vec<u32>,
+    encoder: Encoder,
+    destroy: bool,
+}
+
+impl Socket {
+    /// Opens one in the calling thread's network namespace; it keeps working on that namespace.
+    pub fn open() -> Result<Socket> {
+        let raw =
+            RawSocket::open().map_err(|err| Error::io("socket(AF_NETLINK, NETLINK_NETFILTER)", &err))?;
+        Ok(Socket {
+            raw,
+            sequence: 0,
+            buffer: vec![0; BUFFER / 4],
+            encoder: Encoder::new(),
+            destroy: ffi::kernel_version() >= (6, 3),
+        })
+    }
+
+    /// Makes all changes, or none. The error names the first change that the kernel refused.
+    ///
+    /// A refused batch costs about 8 ms (the kernel waits for a grace period before it frees what it had prepared), so
+    /// look before. An empty list does nothing.
+    pub fn apply(&mut self, changes: &[Change]) -> Result<()> {
+        let Some(last) = changes.len().checked_sub(1) else { return Ok(()) };
+        let first_sequence = self.sequence.wrapping_add(2);
+        let mut bytes = Vec::new();
+        self.push(&mut bytes, Message::batch(libc::NFNL_MSG_BATCH_BEGIN));
+        for (index, change) in changes.iter().enumerate() {
+            let mut message = lower::message(&mut self.encoder, change, self.destroy)?;
+            if index == last {
+                message.acknowledge();
+            }
+            self.push(&mut bytes, message);
+        }
+        let last_sequence = self.sequence;
+        self.push(&mut bytes, Message::batch(libc::NFNL_MSG_BATCH_END));
+        let printed = |sequence: u32| match changes.get(sequence.wrapping_sub(first_sequence) as usize) {
+            Some(change) => change.to_string(),
+            None => changes.iter().map(Change::to_string).collect::<Vec<_>>().join("; "),
+        };
+        self.send(&bytes).map_err(|errno| Error::system(printed(u32::MAX), errno))?;
+        let mut failure = None;
+        loop {
+            let replies = self.receive().map_err(|errno| Error::system(printed(u32::MAX), errno))?;
+            for reply in replies {
+                // Answers to something older, that was given up on.
+                if reply.sequence.wrapping_sub(first_sequence.wrapping_sub(1)) > changes.len() as u32 {
+                    continue;
+                }
+                let Body::Error(errno, text) = reply.body else { continue };
+                if errno != Errno::UnknownErrno && failure.is_none() {
+                    failure = Some(reported(&printed(reply.sequence), errno, &text));
+                }
+                // An error of the batch as a whole is reported for its first message, and nothing follows.
+                if reply.sequence == last_sequence || reply.sequence == first_sequence.wrapping_sub(1) {
+                    return failure.map_or(Ok(()), Err);
+                }
+            }
+        }
+    }
+
+    /// Looks, and makes the changes that follow from what there is, in one batch.
+    ///
+    /// Starts over when the kernel refuses it because objects appeared, went or got users since they were looked at:
+    /// what another process did in between, or must not happen twice.
+    pub fn commit(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
+        let mut left = ATTEMPTS;
+        loop {
+            left -= 1;
+            let changes = plan(self)?;
+            match self.apply(&changes) {
+                Err(err) if left > 0 && raced(&err) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Whether a table is there.
+    pub fn has_table(&mut self, table: Table) -> Result<bool> {
+        let mut message = Message::new(libc::NFT_MSG_GETTABLE, table.family, 0);
+        message.put_string(lower::NFTA_TABLE, table.name);
+        let what = || format!("nft list table {table}");
+        Ok(self.get(message, what)?.is_some())
+    }
+
+    /// A chain, if it and its table are there.
+    pub fn chain(&mut self, table: Table, name: &str) -> Result<Option<ListedChain>> {
+        let mut message = Message::new(libc::NFT_MSG_GETCHAIN, table.family, 0);
+        message.put_string(lower::NFTA_TABLE, table.name);
+        message.put_string(lower::NFTA_CHAIN_NAME, name);
+        let what = || format!("nft list chain {table} {name}");
+        let found = self.get(message, what)?;
+        Ok(found.and_then(|bytes| ffi::parse_chain(&bytes)).map(ListedChain::from))
+    }
+
+    /// All chains of a table; none when it is not there.
+    pub fn chains(&mut self, table: Table) -> Result<Vec<ListedChain>> {
+        let message = Message::new(libc::NFT_MSG_GETCHAIN, table.family, libc::NLM_F_DUMP);
+        let what = || format!("nft list chains {}", table.family);
+        let listed = self.dump(&message, what, |bytes| ffi::parse_chain(bytes).map(ListedChain::from))?;
+        Ok(listed.into_iter().filter(|chain| chain.table == table.name).collect())
+    }
+
+    /// The rules of a table, or of one chain of it, in order; none when it is not there.
+    pub fn rules(&mut self, table: Table, chain: Option<&str>) -> Result<Vec<ListedRule>> {
+        let mut message = Message::new(libc::NFT_MSG_GETRULE, table.family, libc::NLM_F_DUMP);
+        message.put_string(lower::NFTA_TABLE, table.name);
+        if let Some(chain) = chain {
+            message.put_string(lower::NFTA_WITHIN, chain);
+        }
+        let what = || format!("nft list table {table}");
+        let listed = self.dump(&message, what, |bytes| ffi::parse_rule(bytes).map(ListedRule::from))?;
+        let wanted =
+            |rule: &ListedRule| rule.table == table.name && chain.is_none_or(|name| rule.chain == name);
+        Ok(listed.into_iter().filter(wanted).collect())
+    }
+
+    /// The element of a key, if it, its map and its table are there.
+    pub fn element(&mut self, map: &Map, key: &Value) -> Result<Option<Element>> {
+        let message = lower::get_element(&mut self.encoder, map, key)?;
+        let what = || format!("nft get element {map} {{ {key} }}");
+        let found = match self.get(message, what) {
+            // Before Linux 4.15 single elements cannot be asked for.
+            Err(err) if err.errno() == Some(Errno::EOPNOTSUPP) => {
+                return Ok(self.elements(map)?.into_iter().find(|element| element.key == *key));
+            }
+            other => other?,
+        };
+        let parsed = found.and_then(|bytes| ffi::parse_elements(&bytes)).unwrap_or_default();
+        Ok(parsed.into_iter().find_map(|raw| raw.typed(map)))
+    }
+
+    /// All elements of a map; none when it is not there.
+    pub fn elements(&mut self, map: &Map) -> Result<Vec<Element>> {
+        let mut message = Message::new(libc::NFT_MSG_GETSETELEM, map.table.family, libc::NLM_F_DUMP);
+        message.put_string(lower::NFTA_TABLE, map.table.name);
+        message.put_string(lower::NFTA_WITHIN, map.name);
+        let parts = self.dump(&message, || format!("nft list map {map}"), ffi::parse_elements)?;
+        Ok(parts.into_iter().flatten().filter_map(|raw| raw.typed(map)).collect())
+    }
+
+    /// Whether the kernel has nf_tables at all, and this process may use it.
+    pub fn probe(&mut self) -> Result<()> {
+        self.has_table(Table { family: Family::Ip, name: "cni-all" }).map(drop)
+    }
+
+    fn push(&mut self, bytes: &mut Vec<u8>, mut message: Message) {
+        self.sequence = self.sequence.wrapping_add(1);
+        message.set_sequence(self.sequence);
+        bytes.extend_from_slice(message.bytes());
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        self.raw.send(bytes).map_err(|err| errno_of(&err))
+    }
+
+    /// One datagram's messages.
+    fn receive(&mut self) -> Result<Vec<Reply>, Errno> {
+        let bytes = loop {
+            match self.raw.receive(&mut self.buffer) {
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                other => break other.map_err(|err| errno_of(&err))?,
+            }
+        };
+        mnl::NlMessages::new(bytes)
+            .map(|message| message.ok().and_then(Reply::parse).ok_or(Errno::EBADMSG))
+            .collect()
+    }
+
+    /// Asks for one object: its message, or `None` when it is not there.
+    fn get(&mut self, message: Message, what: impl Fn() -> String) -> Result<Option<Vec<u8>>> {
+        let mut message = message;
+        message.acknowledge();
+        let mut bytes = Vec::new();
+        self.push(&mut bytes, message);
+        self.send(&bytes).map_err(|errno| Error::system(what(), errno))?;
+        let mut found = None;
+        loop {
+            for reply in self.receive().map_err(|errno| Error::system(what(), errno))? {
+                if reply.sequence != self.sequence {
+                    continue;
+                }
+                match reply.body {
+                    Body::Error(Errno::UnknownErrno, _) | Body::Done => return Ok(found),
+                    Body::Error(errno, text) => return Err(reported(&what(), errno, &text)).unless_gone(),
+                    Body::Object(bytes) => found = Some(bytes),
+                }
+            }
+        }
+    }
+
+    /// Asks for all objects of a kind, again when changes interrupted it. None when what they are in is not there.
+    fn dump<T>(
+        &mut self,
+        message: &Message,
+        what: impl Fn() -> String,
+        parse: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        for _ in 0..DUMP_ATTEMPTS {
+            match self.dump_once(message, &parse) {
+                Ok(Some(listed)) => return Ok(listed),
+                Ok(None) => {}
+                Err((errno, text)) => {
+                    return Ok(Err(reported(&what(), errno, &text)).unless_gone()?.unwrap_or_default());
+                }
+            }
+        }
+        Err(Error::system(what(), Errno::EINTR))
+    }
+
+    fn dump_once<T>(
+        &mut self,
+        message: &Message,
+        parse: &impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, (Errno, String)> {
+        let plain = |errno: Errno| (errno, String::new());
+        let mut bytes = Vec::new();
+        self.push(&mut bytes, message.clone());
+        self.send(&bytes).map_err(plain)?;
+        let (mut listed, mut interrupted) = (Vec::new(), false);
+        loop {
+            for reply in self.receive().map_err(plain)? {
+                if reply.sequence != self.sequence {
+                    continue;
+                }
+                interrupted |= reply.interrupted;
+                match reply.body {
+                    Body::Done | Body::Error(Errno::UnknownErrno, _) => {
+                        return Ok((!interrupted).then_some(listed));
+                    }
+                    Body::Error(Errno::EINTR, _) => return Ok(None),
+                    Body::Error(errno, text) => return Err((errno, text)),
+                    Body::Object(bytes) => listed.extend(parse(&bytes)),
+                }
+            }
+        }
+    }
+}
+
+/// What the kernel answers when a change does not fit what there is.
+fn raced(err: &Error) -> bool {
+    matches!(err.errno(), Some(Errno::EEXIST | Errno::ENOENT | Errno::EBUSY | Errno::ERESTART))
+}
+
+/// A refusal as an error: what was tried, the errno's text, and what the kernel adds to it.
+fn reported(what: &str, errno: Errno, text: &str) -> Error {
+    if text.is_empty() { Error::system(what, errno) } else { Error::system(format!("{what}: {text}"), errno) }
+}
+
+fn errno_of(err: &io::Error) -> Errno {
+    err.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// One message from the kernel.
+struct Reply {
+    sequence: u32,
+    interrupted: bool,
+    body: Body,
+}
+
+enum Body {
+    /// NLMSG_ERROR: the error, [`Errno::UnknownErrno`] (0) for an acknowledgement, and the extended text.
+    Error(Errno, String),
+    /// The end of a dump.
+    Done,
+    /// A whole message.
+    Object(Vec<u8>),
+}
+
+impl Reply {
+    /// `None` when it is cut off.
+    fn parse(message: &[u8]) -> Option<Reply> {
+        let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
+        let flags = u16::from_ne_bytes(message.get(6..8)?.try_into().ok()?);
+        let sequence = u32::from_ne_bytes(message.get(8..12)?.try_into().ok()?);
+        let body = match i32::from(kind) {
+            libc::NLMSG_ERROR => {
+                let code = i32::from_ne_bytes(message.get(16..20)?.try_into().ok()?);
+                // After the error: the header of the message it is about, alone since NETLINK_CAP_ACK is on.
+                let text = attribute(message.get(36..)?, NLMSGERR_ATTR_MSG).unwrap_or_default();
+                Body::Error(Errno::from_raw(-code), text)
+            }
+            libc::NLMSG_DONE => Body::Done,
+            _ => Body::Object(message.to_vec()),
+        };
+        let interrupted = i32::from(flags) & libc::NLM_F_DUMP_INTR != 0;
+        Some(Reply { sequence, interrupted, body })
+    }
+}
+
+/// The string of one attribute.
+fn attribute(mut bytes: &[u8], wanted: u16) -> Option<String> {
+    while let [a, b, c, d, ..] = bytes {
+        let (length, kind) = (usize::from(u16::from_ne_bytes([*a, *b])), u16::from_ne_bytes([*c, *d]));
+        let content = bytes.get(4..length)?;
+        if kind == wanted {
+            return Some(String::from_utf8_lossy(content.strip_suffix(&[0]).unwrap_or(content)).into_owned());
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}

@@ -1,0 +1,214 @@
+//! ptp: a routed veth pair between container and host, without a bridge (reference: main-plugins.md section 11).
+//! The container reaches everything, its own network too, through the host; every host end has the gateway's address.
+
+mod routes;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::{Kind, Plugin};
+use crate::attach::container::{Container, Ipv6};
+use crate::attach::undo::{Undo, or_take_back};
+use crate::attach::verify::{self, difference};
+use crate::attach::{Attachment, address, ipam, masquerade, teardown, veth};
+use crate::cni::{CniResult, Code, Dns, Error, Interface, Request, Result, ResultExt};
+use crate::kernel::rtnl::{AddAddress, Change, PortFlags, RouteMode};
+use crate::kernel::{Kernel, sysctl};
+
+/// Number of the container's interface in the result: after the host's end.
+const CONTAINER: i64 = 1;
+
+/// The JSON, as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Wire {
+    ip_masq: bool,
+    ip_masq_backend: String,
+    /// Bytes; 0 and less mean "not set".
+    mtu: i64,
+}
+
+/// The configuration, checked.
+struct Conf {
+    masquerade: Option<masquerade::Backend>,
+    mtu: Option<u32>,
+    ipam: Option<String>,
+    dns: Option<Dns>,
+}
+
+impl Conf {
+    fn new(req: &Request) -> Result<Conf> {
+        let wire: Wire = req.config.read()?;
+        let common = req.config.common()?;
+        Ok(Conf {
+            masquerade: masquerade::Backend::of(wire.ip_masq, &wire.ip_masq_backend)?,
+            mtu: super::mtu(wire.mtu)?,
+            ipam: common.ipam,
+            dns: common.dns,
+        })
+    }
+
+    fn ipam(&self) -> Result<&str> {
+        let missing = || Error::config("ipam.type: ptp needs an IPAM plugin, such as \"host-local\"");
+        self.ipam.as_deref().ok_or_else(missing)
+    }
+}
+
+/// The plugin.
+pub struct Ptp;
+
+impl Plugin for Ptp {
+    fn name(&self) -> &'static str {
+        "ptp"
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Main
+    }
+
+    fn about(&self) -> &'static str {
+        "Connects the container to the host by a routed veth pair"
+    }
+
+    fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
+        let conf = Conf::new(req)?;
+        conf.ipam()?;
+        let mut container = Container::open(req)?;
+        container.must_be_free(&req.ifname)?;
+        or_take_back(kernel, |kernel, undo| attach(req, &conf, &mut container, kernel, undo))
+    }
+
+    fn del(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
+        teardown::del(req, kernel)
+    }
+
+    fn check(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
+        check(req, &Conf::new(req)?, kernel)
+    }
+
+    fn gc(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
+        teardown::gc(req, kernel)
+    }
+
+    fn status(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
+        let conf = Conf::new(req)?;
+        if conf.masquerade.is_some() {
+            kernel.nft().and_then(masquerade::status).map_err(|e| e.with_code(Code::NOT_AVAILABLE))?;
+        }
+        conf.ipam.as_deref().map_or(Ok(()), |plugin| ipam::forward(plugin, req, kernel))
+    }
+}
+
+/// Attaches the container; every step that leaves something is pushed on `undo`.
+fn attach<'a>(
+    req: &'a Request,
+    conf: &'a Conf,
+    container: &mut Container,
+    kernel: &mut Kernel,
+    undo: &mut Undo<'a>,
+) -> Result<CniResult> {
+    let of = Attachment::of(req);
+    let plugin = conf.ipam()?;
+    let mut result = ipam::add(plugin, req, kernel)?;
+    undo.push(move |kernel| ipam::del(plugin, req, kernel));
+    for ip in &mut result.ips {
+        ip.interface = Some(CONTAINER);
+    }
+    let hops = routes::hops(&result)?;
+    let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
+    let has = |v4: bool| addresses.iter().any(|net| net.addr().is_ipv4() == v4);
+    for path in
+        [has(true).then_some("net/ipv4/ip_forward"), has(false).then_some("net/ipv6/conf/all/forwarding")]
+            .into_iter()
+            .flatten()
+    {
+        sysctl::ensure(path, "1").context("a routed container needs the host to forward")?;
+    }
+
+    let wanted = veth::Wanted {
+        attachment: of,
+        addresses: addresses.clone(),
+        mtu: conf.mtu,
+        mac: None,
+        master: None,
+        port: PortFlags::default(),
+    };
+    let pair = veth::create(kernel.host()?, container, &wanted)?;
+    undo.push(move |kernel| teardown::links(req, kernel));
+    let host = pair.host;
+    // Best effort, as a kernel without IPv6 has no such file: the host does not take routes from a container.
+    let _ = sysctl::write(&format!("net/ipv6/conf/{}/accept_ra", host.name), "0");
+
+    let mut host_side: Vec<Change> = routes::gateways(&hops)
+        .into_iter()
+        .map(|net| Change::AddAddress(AddAddress { dev: host.dev(), net, nodad: true }))
+        .collect();
+    host_side.extend(
+        routes::to_container(&hops, &host.dev()).into_iter().map(|r| Change::AddRoute(RouteMode::Add, r)),
+    );
+    kernel.host()?.apply(&host_side)?;
+
+    let dev = pair.container.dev();
+    container.prepare(if has(false) { Ipv6::NoDad } else { Ipv6::None }, &req.ifname)?;
+    container.rtnl.apply(&routes::container_changes(&dev, &result, &hops, CONTAINER)?)?;
+    if let Some(backend) = conf.masquerade {
+        masquerade::add(kernel.nft()?, &of, &addresses, backend)?;
+        undo.push(move |kernel| masquerade::del(kernel.nft()?, &of, &[]));
+    }
+    let mac = pair.container.mac.ok_or_else(|| Error::internal(format!("{} has no MAC", req.ifname)))?;
+
+    result.interfaces = vec![
+        Interface {
+            name: host.name,
+            mac: host.mac.map(|m| m.to_string()).unwrap_or_default(),
+            ..Interface::default()
+        },
+        Interface {
+            name: req.ifname.clone(),
+            mac: mac.to_string(),
+            sandbox: req.netns.clone(),
+            ..Interface::default()
+        },
+    ];
+    if let Some(dns) = &conf.dns {
+        result.dns = dns.clone();
+    }
+    Ok(result)
+}
+
+/// Compares both ends, their addresses and routes, and the rules with what ADD made.
+fn check(req: &Request, conf: &Conf, kernel: &mut Kernel) -> Result<()> {
+    ipam::forward(conf.ipam()?, req, kernel)?;
+    let prev = verify::prev_result(req)?;
+    let (mut container, index, interface) = verify::sandbox(req, &prev)?;
+    let inside = verify::link(&mut container.rtnl, interface, "veth").context("container")?;
+    verify::is_up(&inside).context("container")?;
+    let addresses: Vec<IpNet> = verify::expected_addresses(&prev, index).collect();
+    verify::addresses(&mut container.rtnl, &inside, addresses.iter().copied()).context("container")?;
+    verify::routes(&mut container.rtnl, &inside, &prev).context("container")?;
+    let hops = routes::hops(&prev)?;
+    let own = routes::from_container(&hops, &inside.dev());
+    verify::specific_routes(&mut container.rtnl, &inside, &own).context("container")?;
+
+    let rtnl = kernel.host()?;
+    let found = match inside.peer {
+        Some(peer) => rtnl.link_by_index(peer)?,
+        None => None,
+    };
+    let Some(host) = found.filter(|link| link.kind == "veth") else {
+        return Err(difference(format!("the host's end of {:?} is missing", inside.name)));
+    };
+    if let Some(told) = prev.interfaces.iter().find(|i| i.name == host.name && i.sandbox.is_empty()) {
+        verify::link(rtnl, told, "veth").context("host")?;
+    }
+    verify::is_up(&host).context("host")?;
+    verify::addresses(rtnl, &host, routes::gateways(&hops)).context("host")?;
+    // The Go plugins give this route the scope "host", which says as much: look at the destination only.
+    let mut back = routes::to_container(&hops, &host.dev());
+    back.iter_mut().for_each(|route| route.scope = None);
+    verify::specific_routes(rtnl, &host, &back).context("host")?;
+    if let Some(backend) = conf.masquerade {
+        masquerade::check(kernel.nft()?, &Attachment::of(req), &addresses, backend)?;
+    }
+    address::routes(&inside.dev(), &prev).map(drop)
+}

@@ -1,0 +1,198 @@
+//! DEL, whatever happened in between: nothing of the attachment is left.
+
+use serde_json::{Value, json};
+
+use crate::support::{Attachment, Call, Container, Node, assert_same_after, require_netns};
+use crate::{dual_stack_config, with};
+
+/// What happens to an attachment before DEL, and the DEL that follows.
+type Case = fn(&Node, &Container, &Attachment<'_>) -> Call;
+
+const CASES: &[(&str, Case)] = &[
+    ("nothing", |_, _, a| a.call("DEL")),
+    ("no prevResult", |_, _, a| a.call_with("DEL", &a.config)),
+    ("no CNI_NETNS", |_, _, a| a.call("DEL").unset("CNI_NETNS")),
+    ("no CNI_NETNS, no prevResult", |_, _, a| a.call_with("DEL", &a.config).unset("CNI_NETNS")),
+    ("empty CNI_NETNS", |_, _, a| a.call_with("DEL", &a.config).env("CNI_NETNS", "")),
+    ("namespace path gone", |_, c, a| {
+        c.unmount();
+        a.call_with("DEL", &a.config)
+    }),
+    ("namespace path is a plain file", |n, c, a| {
+        c.unmount();
+        n.workdir().file(&format!("netns/{}", c.id()), "");
+        a.call_with("DEL", &a.config)
+    }),
+    ("CNI_NETNS of another container", |n, _, a| {
+        let other = n.workdir().root().join("netns/warm-up");
+        a.call_with("DEL", &a.config).env("CNI_NETNS", other)
+    }),
+    ("interface gone", |_, c, a| {
+        c.ip(&["link del eth0"]);
+        a.call_with("DEL", &a.config)
+    }),
+    ("interface renamed", |_, c, a| {
+        c.ip(&["link set eth0 down", "link set eth0 name other"]);
+        a.call_with("DEL", &a.config)
+    }),
+    ("addresses flushed", |_, c, a| {
+        c.ip(&["addr flush dev eth0"]);
+        a.call_with("DEL", &a.config)
+    }),
+    ("addresses changed", |_, c, a| {
+        c.ip(&["addr flush dev eth0", "addr add 10.1.0.200/24 dev eth0"]);
+        a.call_with("DEL", &a.config)
+    }),
+    ("lease gone", |n, _, a| {
+        n.workdir()
+            .call("host-local")
+            .command("DEL")
+            .config(&a.config)
+            .env("CNI_CONTAINERID", &a.id)
+            .silent();
+        a.call("DEL")
+    }),
+    ("options gone from the configuration", |n, _, a| {
+        let ipam = json!({"type": "host-local", "dataDir": n.data_dir(), "subnet": "10.1.0.0/24"});
+        let bare = json!({"cniVersion": "1.1.0", "name": "net", "type": a.config["type"], "ipam": ipam});
+        a.call_with("DEL", &bare).unset("CNI_NETNS")
+    }),
+    ("prevResult of somebody else", |_, _, a| {
+        let prev = json!({"cniVersion": "1.1.0", "interfaces": [{"name": "cni0"}], "ips": [{"address": "192.0.2.9/24"}]});
+        a.call_with("DEL", &with(a.config.clone(), json!({"prevResult": prev})))
+    }),
+];
+
+fn every_case(changes: &Value) {
+    let node = Node::new();
+    let config = with(dual_stack_config(&node), changes.clone());
+    // Keeps a second attachment: DEL must take its own things only.
+    let other = node.container_named("warm-up");
+    let kept = node.attach(&other, "eth0", &config);
+    let before = node.snapshot();
+    for (what, case) in CASES {
+        let container = node.container();
+        let attachment = node.attach(&container, "eth0", &config);
+        let call = case(&node, &container, &attachment);
+        for _ in 0..2 {
+            let outcome = call.run();
+            assert_eq!((outcome.status, outcome.text()), (Some(0), ""), "{what}\n{outcome}");
+        }
+        let after = node.snapshot();
+        let left = after.mentions(container.id());
+        assert!(left.is_empty(), "{what}: {left:?}");
+        assert_same_after(what, &before, &after);
+        assert!(container.links().is_empty(), "{what}: {:?}", container.links());
+    }
+    kept.check();
+    assert!(other.pings("10.1.0.1") && other.pings("fd00:1::1"));
+}
+
+#[test]
+fn a_bridge_attachment_with_nftables_masquerade_leaves_nothing() {
+    require_netns!();
+    every_case(&json!({"ipMasq": true, "macspoofchk": true}));
+}
+
+#[test]
+fn a_bridge_attachment_with_iptables_masquerade_leaves_nothing() {
+    require_netns!();
+    every_case(&json!({"ipMasq": true, "ipMasqBackend": "iptables"}));
+}
+
+#[test]
+fn a_ptp_attachment_with_nftables_masquerade_leaves_nothing() {
+    require_netns!();
+    every_case(&json!({"type": "ptp", "ipMasq": true}));
+}
+
+#[test]
+fn a_ptp_attachment_with_iptables_masquerade_leaves_nothing() {
+    require_netns!();
+    every_case(&json!({"type": "ptp", "ipMasq": true, "ipMasqBackend": "iptables"}));
+}
+
+#[test]
+fn del_of_what_was_never_added_succeeds_and_makes_nothing() {
+    require_netns!();
+    let node = Node::new();
+    let container = node.container();
+    for plugin in ["bridge", "ptp"] {
+        for version in crate::support::VERSIONS {
+            let config = with(
+                dual_stack_config(&node),
+                json!({"type": plugin, "cniVersion": version, "ipMasq": true}),
+            );
+            node.request("DEL", &container, "eth0", &config).silent();
+        }
+    }
+    assert!(node.links().is_empty());
+    assert_eq!(node.nft().trim(), "");
+}
+
+#[test]
+fn del_works_when_bridge_and_tables_are_gone() {
+    require_netns!();
+    let node = Node::new();
+    let attachment = node.attach(
+        &node.container(),
+        "eth0",
+        &with(dual_stack_config(&node), json!({"ipMasq": true, "macspoofchk": true})),
+    );
+    node.ip(&["link del cni0"]);
+    node.run("nft flush ruleset");
+    attachment.del();
+    assert!(node.links().is_empty() && node.leases("net").is_empty());
+}
+
+#[test]
+fn del_does_not_touch_a_link_of_the_same_name_that_is_not_ours() {
+    require_netns!();
+    let node = Node::new();
+    node.ip(&["link add eth0 type veth peer name other"]);
+    let container = node.container();
+    for call in [
+        node.request("DEL", &container, "eth0", &dual_stack_config(&node)),
+        node.request("DEL", &container, "eth0", &dual_stack_config(&node)).unset("CNI_NETNS"),
+    ] {
+        call.silent();
+        assert_eq!(node.links(), ["eth0", "other"]);
+    }
+}
+
+#[test]
+fn del_tries_every_step_when_ipam_fails_and_reports_it() {
+    require_netns!();
+    let node = Node::new();
+    let answer = r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.7/24","gateway":"10.1.0.1"}]}"#;
+    let body = format!(
+        "#!/bin/sh\ncat >/dev/null\n[ \"$CNI_COMMAND\" = ADD ] && {{ echo '{answer}'; exit 0; }}\n\
+         echo '{{\"cniVersion\":\"1.1.0\",\"code\":11,\"msg\":\"pool is locked\"}}'\nexit 1\n"
+    );
+    node.workdir().script("bin/my-ipam", &body);
+    for plugin in ["bridge", "ptp"] {
+        let container = node.container();
+        let config = with(
+            dual_stack_config(&node),
+            json!({"type": plugin, "ipMasq": true, "ipam": {"type": "my-ipam"}}),
+        );
+        let attachment = node.attach(&container, "eth0", &config);
+        attachment.call("DEL").fails(11).names(&["pool is locked"]);
+        assert!(node.links_of_kind("veth").is_empty() && container.links().is_empty());
+        assert_eq!(node.snapshot().mentions(container.id()), [""; 0]);
+    }
+}
+
+#[test]
+fn del_is_done_when_it_returns_if_asked_to_wait() {
+    require_netns!();
+    let node = Node::new();
+    for wait in ["0", "1"] {
+        let container = node.container();
+        let attachment = node.attach(&container, "eth0", &dual_stack_config(&node));
+        attachment.call("DEL").env("CNI_ALL_WAIT", wait).silent();
+        assert!(node.links_of_kind("veth").is_empty() && container.links().is_empty());
+        // The name is free at once.
+        node.attach(&container, "eth0", &dual_stack_config(&node)).del();
+    }
+}
