@@ -123,13 +123,17 @@ impl Config {
     /// As for [`Config::read`].
     pub fn common(&self) -> Result<Common> {
         let wire: CommonWire = self.read()?;
+        let plugin = wire.ipam.r#type;
+        if plugin.contains('/') || plugin == "." || plugin == ".." {
+            return Err(Error::config(format!("ipam.type: invalid plugin name: {plugin:?}")));
+        }
         let dns = wire.dns;
         let given = dns.nameservers.is_some()
             || dns.domain.is_some()
             || dns.search.is_some()
             || dns.options.is_some();
         Ok(Common {
-            ipam: Some(wire.ipam.r#type).filter(|t| !t.is_empty()),
+            ipam: Some(plugin).filter(|t| !t.is_empty()),
             dns: given.then(|| Dns {
                 nameservers: dns.nameservers.unwrap_or_default(),
                 domain: dns.domain.unwrap_or_default(),

@@ -44,6 +44,7 @@ impl Plugin for Bridge {
 
     fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
         let conf = Conf::new(req)?;
+        req.config.prev_result()?;
         CniResult::fits(conf.ipam.is_some(), req.config.version)?;
         let mut container = Container::open(req)?;
         container.must_be_free(&req.ifname)?;
@@ -108,12 +109,11 @@ fn attach<'a>(
         mac: conf.mac,
         master: Some(bridge.dev()),
         port: PortFlags { hairpin: conf.hairpin.then_some(true), isolated: conf.isolated.then_some(true) },
+        is_gateway: false,
     };
     let pair = veth::create(kernel.host()?, container, &wanted)?;
     undo.push(move |kernel| teardown::links(req, kernel));
     let host = pair.host;
-    // Best effort, as a kernel without IPv6 has no such file: the host does not take routes from a container.
-    let _ = sysctl::write(&format!("net/ipv6/conf/{}/accept_ra", host.name), "0");
     set_vlans(kernel, conf, &bridge, &host)?;
     let mac = pair.container.mac.ok_or_else(|| Error::internal(format!("{} has no MAC", req.ifname)))?;
     if conf.macspoofchk {

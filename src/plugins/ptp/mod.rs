@@ -73,6 +73,7 @@ impl Plugin for Ptp {
     fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
         let conf = Conf::new(req)?;
         conf.ipam()?;
+        req.config.prev_result()?;
         let mut container = Container::open(req)?;
         container.must_be_free(&req.ifname)?;
         or_take_back(kernel, |kernel, undo| attach(req, &conf, &mut container, kernel, undo))
@@ -132,12 +133,11 @@ fn attach<'a>(
         mac: None,
         master: None,
         port: PortFlags::default(),
+        is_gateway: true,
     };
     let pair = veth::create(kernel.host()?, container, &wanted)?;
     undo.push(move |kernel| teardown::links(req, kernel));
     let host = pair.host;
-    // Best effort, as a kernel without IPv6 has no such file: the host does not take routes from a container.
-    let _ = sysctl::write(&format!("net/ipv6/conf/{}/accept_ra", host.name), "0");
 
     let mut host_side: Vec<Change> = routes::gateways(&hops)
         .into_iter()
