@@ -58,7 +58,8 @@ fn an_exhausted_range_leaves_nothing_and_keeps_its_code() {
         "type": "host-local", "dataDir": node.data_dir(),
         "ranges": [[{"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.9"}]],
     });
-    let first = node.attach(&node.container(), "eth0", &config);
+    let container = node.container();
+    let first = node.attach(&container, "eth0", &config);
     let failure = fails_without_trace(&node, &node.container(), &config);
     assert_eq!(failure.code, 101);
     failure.names(&["10.1.0.9"]);

@@ -134,8 +134,9 @@ fn del_of_what_was_never_added_succeeds_and_makes_nothing() {
 fn del_works_when_bridge_and_tables_are_gone() {
     require_netns!();
     let node = Node::new();
+    let container = node.container();
     let attachment = node.attach(
-        &node.container(),
+        &container,
         "eth0",
         &with(dual_stack_config(&node), json!({"ipMasq": true, "macspoofchk": true})),
     );

@@ -112,10 +112,11 @@ impl Node {
 
     /// ADD, which must succeed.
     #[track_caller]
-    pub fn attach(&self, container: &Container, ifname: &str, config: &Value) -> Attachment<'_> {
+    pub fn attach<'a>(&'a self, container: &'a Container, ifname: &str, config: &Value) -> Attachment<'a> {
         let result = self.request("ADD", container, ifname, config).ok();
         Attachment {
             node: self,
+            _container: container,
             config: config.clone(),
             id: container.id().to_owned(),
             netns: container.path().to_owned(),
@@ -159,8 +160,10 @@ impl Deref for Outside {
 }
 
 /// What an ADD made: the request and its result, for the verbs that follow.
-pub struct Attachment<'n> {
-    node: &'n Node,
+pub struct Attachment<'a> {
+    node: &'a Node,
+    // An attachment does not outlive its container: the kernel removes the links with the namespace.
+    _container: &'a Container,
     /// The configuration that ADD was given.
     pub config: Value,
     /// `CNI_CONTAINERID`.
