@@ -1,5 +1,7 @@
 //! A veth pair between host and container: made, found again, and removed.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 
 use super::Attachment;
@@ -9,6 +11,10 @@ use crate::cni::{Error, Request, Result, ResultExt};
 use crate::kernel::detach::remove_links;
 use crate::kernel::rtnl::{AddVeth, Change, Dev, Handle, Link, Mac, PortFlags, SetLink, Step, VethPeer};
 use crate::kernel::{Kernel, sysctl};
+
+/// How long a host end may take until it passes frames. The kernel notices the carrier a little after both ends are up,
+/// and drops what is sent before.
+pub const UP_BUDGET: Duration = Duration::from_millis(2550);
 
 /// What a pair shall look like.
 pub struct Wanted<'a> {

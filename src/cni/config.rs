@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::error::{Code, Error, Result, ResultExt};
+use super::error::{Code, Error, Result};
 use super::json::Value;
 use super::names;
 use super::result::{CniResult, Dns};
@@ -52,6 +52,10 @@ struct DnsWire {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct CommonWire {
+    #[serde(rename = "args")]
+    _args: BTreeMap<String, IgnoredAny>,
+    #[serde(rename = "runtimeConfig")]
+    _runtime_config: BTreeMap<String, IgnoredAny>,
     #[serde(rename = "capabilities")]
     _capabilities: BTreeMap<String, bool>,
     ipam: Ipam,
@@ -182,10 +186,13 @@ impl Config {
                 family.join(" ")
             )));
         };
-        CniResult::from_json(&value, version)
-            .map(Some)
-            .map_err(|e| e.with_code(Code::INVALID_CONFIG))
-            .context("could not parse prevResult")
+        match CniResult::from_json(&value, version) {
+            Ok(result) => Ok(Some(result)),
+            Err(e) => {
+                let msg = format!("could not parse prevResult: prevResult.{}", e.msg());
+                Err(Error::new(e.code(), msg))
+            }
+        }
     }
 
     /// GC: the attachments still in use. `None` when the caller gave no list, which says nothing about any of them;

@@ -104,7 +104,9 @@ fn on_a_fresh_node_a_failure_leaves_no_port_address_lease_or_rule() {
     assert!(node.leases("net").is_empty());
     let snapshot = node.snapshot();
     for trace in ["unlucky", "10.1.0.", "fd00:1::"] {
-        assert_eq!(snapshot.mentions(trace), [""; 0]);
+        // The bridge and its gateway addresses are the network's: another ADD may rely on them already.
+        let left = snapshot.mentions(trace);
+        assert!(left.iter().all(|line| line.contains("cni0")), "{left:?}");
     }
 }
 

@@ -47,7 +47,14 @@ fn without_it_the_outside_sees_the_container() {
         let container = node.container();
         node.attach(&container, "eth0", &with(dual_stack_config(&node), json!({"type": plugin})));
         for (to, expected) in [(Outside::V4, "10.1.0.2"), (Outside::V6, "fd00:1::2")] {
-            assert_eq!(container.datagram_seen_by(&outside, to).unwrap().to_string(), expected, "{plugin}");
+            assert_eq!(
+                container
+                    .datagram_seen_by(&outside, to)
+                    .unwrap_or_else(|e| panic!("{plugin} to {to}: {e}"))
+                    .to_string(),
+                expected,
+                "{plugin}"
+            );
         }
         assert_eq!(node.nft().trim(), "", "no table without need");
     }

@@ -16,7 +16,7 @@ fn check_needs_one() {
     let dir = Workdir::new();
     check(&dir, "1.1.0", &Value::Null).err().names(&["prevResult"]);
     dir.call("static").command("CHECK").config(&static_config("1.1.0")).err().names(&["prevResult"]);
-    check(&dir, "1.1.0", &json!({})).silent();
+    check(&dir, "1.1.0", &json!({"ips": [{"address": "10.1.0.5/24", "gateway": "10.1.0.1"}]})).silent();
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn a_gc_list_of_the_wrong_type_is_refused() {
 #[test]
 fn status_without_ipam_is_healthy() {
     let dir = Workdir::new();
-    for plugin in ["static", "loopback"] {
+    for plugin in ["bridge", "loopback", "ptp"] {
         let config = json!({"cniVersion": "1.1.0", "name": "net", "type": plugin});
         dir.call(plugin).command("STATUS").config(&config).silent();
     }

@@ -7,8 +7,6 @@ mod gateway;
 mod link;
 mod port;
 
-use std::time::Duration;
-
 use nix::errno::Errno;
 
 use self::conf::Conf;
@@ -22,9 +20,6 @@ use crate::kernel::{Kernel, sysctl};
 
 /// Number of the container's interface in the result: after the bridge and the host's end.
 const CONTAINER: i64 = 2;
-
-/// How long a new port may take until it forwards.
-const PORT_BUDGET: Duration = Duration::from_millis(2550);
 
 /// The plugin.
 pub struct Bridge;
@@ -129,8 +124,13 @@ fn attach<'a>(
             masquerade::add(kernel.nft()?, &of, &addresses, backend)?;
             undo.push(move |kernel| masquerade::del(kernel.nft()?, &of, &[]));
         }
-        let up = kernel.host()?.wait_port_up(&mut watch, host.index, PORT_BUDGET).context("bridge port")?;
+        let up =
+            kernel.host()?.wait_port_up(&mut watch, host.index, veth::UP_BUDGET).context("bridge port")?;
         host_mac = up.mac;
+        if !bridge.is_oper_up() {
+            // Its first port: until the bridge has a carrier too, what the gateway sends is dropped.
+            kernel.host()?.wait_port_up(&mut watch, bridge.index, veth::UP_BUDGET).context("bridge")?;
+        }
         if conf.dad {
             container.wait_settled(pair.container.index)?;
         }
