@@ -44,9 +44,9 @@ fn a_route_that_the_kernel_refuses_leaves_nothing() {
     require_netns!();
     for plugin in ["bridge", "ptp"] {
         let (node, mut config) = warm_node(|node| with(everything(node), json!({"type": plugin})));
-        config["ipam"]["routes"] = json!([{"dst": "198.51.100.0/24", "gw": "192.0.2.77"}]);
+        config["ipam"]["routes"] = json!([{"dst": "198.51.100.0/24", "gw": "255.255.255.255"}]);
         let failure = fails_without_trace(&node, &node.container(), &config);
-        failure.names(&["198.51.100.0/24", "192.0.2.77"]);
+        failure.names(&["198.51.100.0/24", "255.255.255.255"]);
     }
 }
 
@@ -97,7 +97,7 @@ fn on_a_fresh_node_a_failure_leaves_no_port_address_lease_or_rule() {
     require_netns!();
     let node = Node::new();
     let mut config = everything(&node);
-    config["ipam"]["routes"] = json!([{"dst": "198.51.100.0/24", "gw": "192.0.2.77"}]);
+    config["ipam"]["routes"] = json!([{"dst": "198.51.100.0/24", "gw": "255.255.255.255"}]);
     let container = node.container_named("unlucky");
     node.request("ADD", &container, "eth0", &config).err();
     assert!(node.links_of_kind("veth").is_empty() && container.links().is_empty());
