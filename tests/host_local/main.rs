@@ -1,0 +1,10 @@
+//! host-local as a runtime sees it: the executable, variables, standard input, and the files it leaves.
+//! Needs no privileges. Debian's Go plugin and strace are used where installed, else their tests are skipped.
+
+mod boots;
+mod configuration;
+mod cost;
+mod crashes;
+mod files;
+mod support;
+mod verbs;
