@@ -31,6 +31,7 @@ pub fn ensure(host: &mut Handle, conf: &Conf) -> Result<Link> {
         changes.push(Change::SetLink(SetLink { mac: link.mac, alias, ..SetLink::of(link.dev()) }));
     }
     if !link.is_up() {
+        quiet_ipv6(&link.name, true);
         changes.push(up(&link));
     }
     if conf.promisc && !link.is_promisc() {
@@ -58,7 +59,6 @@ fn create(host: &mut Handle, conf: &Conf, vlan_filtering: bool) -> Result<Link> 
     let link = outcomes.next().unwrap_or(Ok(None))?;
     let link =
         link.ok_or_else(|| Error::internal(format!("{} vanished while it was being set up", conf.bridge)))?;
-    quiet_ipv6(&link.name, true);
     Ok(link)
 }
 
