@@ -15,3 +15,4 @@ pub(crate) mod kernel;
 #[doc(hidden)]
 pub mod personality;
 pub(crate) mod plugins;
+pub(crate) mod runtime;

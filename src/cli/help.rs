@@ -18,10 +18,8 @@ pub const VARIABLES: [(&str, &str, &str); 6] = [
 ];
 
 /// A call of the bridge plugin by hand, ready to be pasted into a shell.
-pub const BY_HAND: &str = r#"cat >mynet.json <<'EOF'
-{"cniVersion":"1.1.0","name":"mynet","type":"bridge","bridge":"cni0","isGateway":true,"ipMasq":true,
- "ipam":{"type":"host-local","subnet":"10.22.0.0/16","routes":[{"dst":"0.0.0.0/0"}]}}
-EOF
+pub const BY_HAND: &str = r#"echo '{"cniVersion":"1.1.0","name":"mynet","type":"bridge","bridge":"cni0","isGateway":true,"ipMasq":true,
+ "ipam":{"type":"host-local","subnet":"10.22.0.0/16","routes":[{"dst":"0.0.0.0/0"}]}}' >mynet.json
 ip netns add demo
 export CNI_CONTAINERID=demo CNI_NETNS=/run/netns/demo CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin
 CNI_COMMAND=ADD cni-all bridge <mynet.json

@@ -8,6 +8,7 @@
 mod help;
 mod install;
 mod list;
+mod run;
 mod suggest;
 
 use argh::{ArgsInfo, CommandInfoWithArgs, FromArgs};
@@ -41,6 +42,7 @@ struct CniAll {
 enum Command {
     List(list::List),
     Install(install::Install),
+    Run(run::Run),
 }
 
 /// The definition of every command, for help, completions and the manual page.
@@ -96,6 +98,7 @@ pub fn run(process: &mut Process<'_>) -> i32 {
         None => print(process, &help::text()),
         Some(Command::List(list)) => list.run(process),
         Some(Command::Install(install)) => install.run(process),
+        Some(Command::Run(run)) => run.run(process),
     }
 }
 

@@ -105,6 +105,38 @@ impl Value {
         T::deserialize(Node { value: self, floats: true }).map_err(Error::from)
     }
 
+    /// The value as JSON without white space: members in their order, numbers as they were written.
+    pub fn to_text(&self) -> String {
+        let mut out = String::new();
+        self.write(&mut out);
+        out
+    }
+
+    fn write(&self, out: &mut String) {
+        match self {
+            Value::Null => out.push_str("null"),
+            Value::Bool(b) => out.push_str(if *b { "true" } else { "false" }),
+            Value::Number(text) => out.push_str(text),
+            Value::String(text) => write_string(text, out),
+            Value::Array(items) => {
+                for (i, item) in items.iter().enumerate() {
+                    out.push(if i == 0 { '[' } else { ',' });
+                    item.write(out);
+                }
+                out.push_str(if items.is_empty() { "[]" } else { "]" });
+            }
+            Value::Object(members) => {
+                for (i, (key, value)) in members.iter().enumerate() {
+                    out.push(if i == 0 { '{' } else { ',' });
+                    write_string(key, out);
+                    out.push(':');
+                    value.write(out);
+                }
+                out.push_str(if members.is_empty() { "{}" } else { "}" });
+            }
+        }
+    }
+
     fn describe(&self) -> String {
         match self {
             Value::Null => "null".to_owned(),
@@ -115,6 +147,19 @@ impl Value {
             Value::Object(_) => "an object".to_owned(),
         }
     }
+}
+
+/// Writes a JSON string: quotes, backslashes and control characters escaped (RFC 8259, section 7).
+fn write_string(text: &str, out: &mut String) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c < ' ' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
 }
 
 /// An object's members as written.
@@ -538,5 +583,13 @@ mod tests {
     fn bytes_that_are_not_utf8_become_replacement_characters() {
         let value = Value::parse(b"{\"x\":\"a\xff\"}").unwrap();
         assert_eq!(*value.get("x").unwrap(), Value::String("a\u{fffd}".into()));
+    }
+
+    #[test]
+    fn what_is_written_back_says_the_same_and_keeps_numbers() {
+        let text = r#"{"a":[],"b":{},"n":[1.50,12345678901234567890,-0,1e400],"s":"\u0001\"\\é","t":[true,false,null]}"#;
+        let value = Value::parse(text.as_bytes()).unwrap();
+        assert_eq!(value.to_text(), text);
+        assert_eq!(Value::parse(value.to_text().as_bytes()).unwrap(), value);
     }
 }

@@ -309,7 +309,7 @@ fn has_mark(path: &Path) -> Result<bool> {
             return Ok(false);
         }
         window.extend_from_slice(chunk);
-        if window.windows(MARK.len()).any(|w| w == MARK) {
+        if window.split(|byte| *byte == b'\n').any(|line| line == MARK.trim_ascii()) {
             return Ok(true);
         }
         window.drain(..window.len().saturating_sub(MARK.len() - 1));
