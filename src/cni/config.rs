@@ -56,6 +56,8 @@ struct CommonWire {
     _args: BTreeMap<String, IgnoredAny>,
     #[serde(rename = "runtimeConfig")]
     _runtime_config: BTreeMap<String, IgnoredAny>,
+    #[serde(rename = "prevResult")]
+    _prev_result: BTreeMap<String, IgnoredAny>,
     #[serde(rename = "capabilities")]
     _capabilities: BTreeMap<String, bool>,
     ipam: Ipam,
@@ -166,9 +168,6 @@ impl Config {
     /// [`Code::INVALID_CONFIG`] when it is not a result of the configuration's version family.
     pub fn prev_result(&self) -> Result<Option<CniResult>> {
         let Some(value) = self.document.get("prevResult") else { return Ok(None) };
-        if !matches!(*value, Value::Object(_)) {
-            return Err(Error::new(Code::DECODING, "prevResult: expected an object"));
-        }
         let written = match value.get("cniVersion").as_deref() {
             None => self.version.as_str().to_owned(),
             Some(Value::String(text)) => text.clone(),
