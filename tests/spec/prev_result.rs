@@ -78,7 +78,7 @@ fn wrong_types_inside_are_refused_with_their_place() {
     }
     check(&dir, "1.1.0", &json!({"ips": [{"address": "10.1.0.5"}]}))
         .fails(7)
-        .names(&["prevResult.ips[0].address"]);
+        .names(&["prevResult", "ips[0].address"]);
 }
 
 #[test]

@@ -95,9 +95,9 @@ fn status_without_ipam_is_healthy() {
 }
 
 #[test]
-fn main_plugins_refuse_a_configuration_whose_common_keys_have_the_wrong_type() {
+fn a_wrong_type_in_a_key_that_all_main_plugins_share_is_refused() {
     let dir = Workdir::new();
-    for plugin in ["bridge", "loopback", "ptp"] {
+    for plugin in ["bridge", "ptp"] {
         for (key, value, path) in [
             ("dns", json!("x"), "dns"),
             ("dns", json!({"nameservers": "x"}), "dns.nameservers"),
@@ -107,7 +107,8 @@ fn main_plugins_refuse_a_configuration_whose_common_keys_have_the_wrong_type() {
             ("capabilities", json!({"a": "true"}), "capabilities.a"),
             ("prevResult", json!([]), "prevResult"),
         ] {
-            let mut config = json!({"cniVersion": "1.1.0", "name": "net", "type": plugin});
+            let mut config = static_config("1.1.0");
+            config["type"] = plugin.into();
             config[key] = value;
             dir.call(plugin).command("ADD").config(&config).fails(6).names(&[path]);
         }

@@ -92,6 +92,13 @@ impl Node {
             "link set out0 up",
         ]);
         self.host.ip(&["route add default via 203.0.113.1", "route add default via 2001:db8:1::1"]);
+        // On a busy machine the kernel takes a while to let a new link's own IPv6 address speak.
+        let speaks = |ns: &Netns, link: &str| ns.address_objects(link).iter().all(|a| a["tentative"] != true);
+        self.eventually("uplink has its addresses", |host| speaks(host, "uplink"));
+        netns.eventually("out0 has its addresses", |outside| speaks(outside, "out0"));
+        for address in [Outside::V4, Outside::V6] {
+            self.eventually("the outside answers the node", |host| host.pings(address));
+        }
         Outside { netns, _workdir: self.workdir.clone() }
     }
 
