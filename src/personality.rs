@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::cli;
 use crate::cni::convert::error_json;
-use crate::cni::{Code, Environment, Error, Request, Result, Version};
+use crate::cni::{Code, Command, Environment, Error, Request, Result, Version};
 use crate::kernel::Kernel;
 use crate::plugins::{self, PLUGINS, Plugin};
 
@@ -73,27 +73,43 @@ fn run_plugin(plugin: &'static dyn Plugin, process: &mut Process<'_>) -> i32 {
         let _ = write!(process.stderr, "{}", about(plugin));
         return 0;
     }
-    // Known once the configuration was read: an error object says which version of the protocol is in use.
-    let mut version = Version::LATEST;
-    let answer =
-        catch_unwind(AssertUnwindSafe(|| answer(plugin, process, &mut version))).unwrap_or_else(|_| {
-            Err(Error::internal(format!("{} panicked, see its standard error", plugin.name())))
-        });
-    match answer {
-        Ok(text) => match process.stdout.write_all(text.as_bytes()).and_then(|()| process.stdout.flush()) {
-            Ok(()) => 0,
-            Err(e) => fail(
-                process,
-                &Error::io("write the result to standard output", &e).with_code(Code::IO),
-                version,
-            ),
-        },
-        Err(err) => fail(process, &err, version),
+    let wait = (process.env)("CNI_ALL_WAIT").is_some_and(|v| v == "1");
+    let mut kernel = Kernel::new(wait);
+    let mut request = None;
+    let answer = catch_unwind(AssertUnwindSafe(|| answer(plugin, process, &mut kernel, &mut request)));
+    let answer = answer.unwrap_or_else(|_| {
+        Err(Error::internal(format!("{} panicked, see its standard error", plugin.name())))
+    });
+    // An error object says which version of the protocol is in use, once the configuration could be read.
+    let version = request.as_ref().map_or(Version::LATEST, |req| req.config.version);
+    let text = match answer {
+        Ok(text) => text,
+        Err(err) => return fail(process, &err, version),
+    };
+    match process.stdout.write_all(text.as_bytes()).and_then(|()| process.stdout.flush()) {
+        Ok(()) => 0,
+        Err(e) => {
+            let mut err = Error::io("write the result to standard output", &e).with_code(Code::IO);
+            // Nobody knows of what ADD made: take it back.
+            if let Some(req) = request.filter(|req| req.command == Command::Add) {
+                let del = Request { command: Command::Del, ..req };
+                if let Err(left) = plugins::call(plugin, &del, &mut kernel) {
+                    err = err.with_details(format!("not taken back: {left}"));
+                }
+            }
+            fail(process, &err, version)
+        }
     }
 }
 
-/// What goes to standard output on success; empty for every command but ADD and VERSION.
-fn answer(plugin: &'static dyn Plugin, process: &mut Process<'_>, version: &mut Version) -> Result<String> {
+/// What goes to standard output on success; empty for every command but ADD and VERSION. The request is kept for the
+/// caller as soon as it is known to be one.
+fn answer(
+    plugin: &'static dyn Plugin,
+    process: &mut Process<'_>,
+    kernel: &mut Kernel,
+    request: &mut Option<Request>,
+) -> Result<String> {
     let environment = Environment::read(process.env)?;
     if environment.is_version() {
         return Ok(version_json(plugin));
@@ -102,11 +118,9 @@ fn answer(plugin: &'static dyn Plugin, process: &mut Process<'_>, version: &mut 
     process.stdin.read_to_end(&mut stdin).map_err(|e| {
         Error::io("read the network configuration from standard input", &e).with_code(Code::IO)
     })?;
-    let req = Request::new(environment, stdin, plugins::accepts(plugin))?;
-    *version = req.config.version;
-    let wait = (process.env)("CNI_ALL_WAIT").is_some_and(|v| v == "1");
-    plugins::refuse_own_netns(&req)?;
-    let result = plugins::call(plugin, &req, &mut Kernel::new(wait))?;
+    let req = request.insert(Request::new(environment, stdin, plugins::accepts(plugin))?);
+    plugins::refuse_own_netns(req)?;
+    let result = plugins::call(plugin, req, kernel)?;
     result.map_or(Ok(String::new()), |r| r.to_json(req.config.version))
 }
 

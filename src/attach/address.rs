@@ -86,13 +86,18 @@ fn spec(dev: &Dev, route: &Route, result: &CniResult) -> Result<RouteSpec> {
         scope: route.scope.map(|scope| number("scope", scope)).transpose()?,
         mtu: number("mtu", route.mtu)?,
         advmss: number("advmss", route.advmss)?,
-        onlink: gw.is_some_and(|gw| !is_reachable(gw, result)),
+        onlink: gw.is_some_and(|gw| is_gateway(gw, result) && !is_reachable(gw, result)),
         ..RouteSpec::new(route.dst, dev.clone())
     })
 }
 
 fn number<T: TryFrom<i64>>(key: &str, value: i64) -> Result<T> {
     T::try_from(value).map_err(|_| Error::config(format!("{key}: {value} is out of range")))
+}
+
+/// Whether IPAM says that `gw` is on the link, as the gateway of an address.
+fn is_gateway(gw: IpAddr, result: &CniResult) -> bool {
+    result.ips.iter().any(|ip| ip.gateway == Some(gw))
 }
 
 /// Whether an address or a gateway-less route says that `gw` is on the link. If nothing does, as with a /32 address,

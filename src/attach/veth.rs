@@ -1,14 +1,20 @@
 //! A veth pair between host and container: made, found again, and removed.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 
 use super::Attachment;
 use super::container::Container;
 use super::owner::{Owner, alias, host_names};
 use crate::cni::{Error, Request, Result, ResultExt};
-use crate::kernel::Kernel;
 use crate::kernel::detach::remove_links;
 use crate::kernel::rtnl::{AddVeth, Change, Dev, Handle, Link, Mac, PortFlags, SetLink, Step, VethPeer};
+use crate::kernel::{Kernel, sysctl};
+
+/// How long a host end may take until it passes frames. The kernel notices the carrier a little after both ends are up,
+/// and drops what is sent before.
+pub const UP_BUDGET: Duration = Duration::from_millis(2550);
 
 /// What a pair shall look like.
 pub struct Wanted<'a> {
@@ -24,6 +30,9 @@ pub struct Wanted<'a> {
     pub master: Option<Dev>,
     /// Flags of that bridge port that differ from a new port's.
     pub port: PortFlags,
+    /// The host end gets addresses: its IPv6 link-local address, which the host asks for neighbours with, must be usable
+    /// at once.
+    pub is_gateway: bool,
 }
 
 /// A pair that was made.
@@ -54,7 +63,8 @@ fn add(host: &mut Handle, container: &mut Container, wanted: &Wanted<'_>) -> Res
     for name in host_names(&wanted.attachment) {
         let add = Change::AddVeth(AddVeth {
             name: name.clone(),
-            up: true,
+            // Duplicate address detection has to be turned off before the link comes up.
+            up: !wanted.is_gateway,
             mtu: wanted.mtu,
             mac: None,
             master: wanted.master.clone(),
@@ -94,15 +104,26 @@ fn add(host: &mut Handle, container: &mut Container, wanted: &Wanted<'_>) -> Res
 
 /// Names the owner and sets the port's flags; reads the container's end.
 fn finish(host: &mut Handle, container: &mut Container, wanted: &Wanted<'_>, link: Link) -> Result<Pair> {
+    quiet_ipv6(&link.name, wanted.is_gateway);
     let port = (wanted.port != PortFlags::default()).then_some(wanted.port);
     host.apply(&[Change::SetLink(SetLink {
         alias: Some(alias(&wanted.attachment, &wanted.addresses)),
+        up: wanted.is_gateway.then_some(true),
         port,
         ..SetLink::of(link.dev())
     })])?;
     let inside = container.rtnl.link(wanted.attachment.ifname)?;
     let inside = inside.ok_or_else(|| Error::internal("the container's end of the veth pair vanished"))?;
     Ok(Pair { host: link, container: inside })
+}
+
+/// Makes a host-side link take no routes from containers, and with `is_gateway` use its IPv6 addresses without duplicate
+/// address detection. Best effort: a kernel without IPv6 has no such files.
+pub fn quiet_ipv6(link: &str, is_gateway: bool) {
+    let _ = sysctl::write(&format!("net/ipv6/conf/{link}/accept_ra"), "0");
+    if is_gateway {
+        let _ = sysctl::write(&format!("net/ipv6/conf/{link}/accept_dad"), "0");
+    }
 }
 
 /// Whether a link under one of the attachment's host names is its own: the alias says so, or there is none yet because
@@ -132,9 +153,13 @@ pub fn remove(kernel: &mut Kernel, req: &Request, ends: &[Link]) -> Result<()> {
     }
     let wait = kernel.waits();
     let Some(mut container) = Container::find(req)? else { return Ok(()) };
-    match container.rtnl.link(&req.ifname)? {
-        Some(link) => first_failure(remove_links(&mut container.rtnl, &[link.dev()], wait)?),
-        None => Ok(()),
+    let Some(link) = container.rtnl.link(&req.ifname)? else { return Ok(()) };
+    // The path may name another container's namespace by now: its interface says so at its host end.
+    let host_end = link.peer.map(|peer| kernel.host()?.link_by_index(peer)).transpose()?.flatten();
+    let owner = host_end.and_then(|end| Owner::parse(&end.alias));
+    match owner.is_none_or(|owner| owner.is(&Attachment::of(req))) {
+        true => first_failure(remove_links(&mut container.rtnl, &[link.dev()], wait)?),
+        false => Ok(()),
     }
 }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::error::{Code, Error, Result, ResultExt};
+use super::error::{Code, Error, Result};
 use super::json::Value;
 use super::names;
 use super::result::{CniResult, Dns};
@@ -52,6 +52,12 @@ struct DnsWire {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct CommonWire {
+    #[serde(rename = "args")]
+    _args: BTreeMap<String, IgnoredAny>,
+    #[serde(rename = "runtimeConfig")]
+    _runtime_config: BTreeMap<String, IgnoredAny>,
+    #[serde(rename = "prevResult")]
+    _prev_result: BTreeMap<String, IgnoredAny>,
     #[serde(rename = "capabilities")]
     _capabilities: BTreeMap<String, bool>,
     ipam: Ipam,
@@ -123,13 +129,17 @@ impl Config {
     /// As for [`Config::read`].
     pub fn common(&self) -> Result<Common> {
         let wire: CommonWire = self.read()?;
+        let plugin = wire.ipam.r#type;
+        if plugin.contains('/') || plugin == "." || plugin == ".." {
+            return Err(Error::config(format!("ipam.type: invalid plugin name: {plugin:?}")));
+        }
         let dns = wire.dns;
         let given = dns.nameservers.is_some()
             || dns.domain.is_some()
             || dns.search.is_some()
             || dns.options.is_some();
         Ok(Common {
-            ipam: Some(wire.ipam.r#type).filter(|t| !t.is_empty()),
+            ipam: Some(plugin).filter(|t| !t.is_empty()),
             dns: given.then(|| Dns {
                 nameservers: dns.nameservers.unwrap_or_default(),
                 domain: dns.domain.unwrap_or_default(),
@@ -158,9 +168,6 @@ impl Config {
     /// [`Code::INVALID_CONFIG`] when it is not a result of the configuration's version family.
     pub fn prev_result(&self) -> Result<Option<CniResult>> {
         let Some(value) = self.document.get("prevResult") else { return Ok(None) };
-        if !matches!(*value, Value::Object(_)) {
-            return Err(Error::new(Code::DECODING, "prevResult: expected an object"));
-        }
         let written = match value.get("cniVersion").as_deref() {
             None => self.version.as_str().to_owned(),
             Some(Value::String(text)) => text.clone(),
@@ -178,10 +185,13 @@ impl Config {
                 family.join(" ")
             )));
         };
-        CniResult::from_json(&value, version)
-            .map(Some)
-            .map_err(|e| e.with_code(Code::INVALID_CONFIG))
-            .context("could not parse prevResult")
+        match CniResult::from_json(&value, version) {
+            Ok(result) => Ok(Some(result)),
+            Err(e) => {
+                let msg = format!("could not parse prevResult: prevResult.{}", e.msg());
+                Err(Error::new(e.code(), msg))
+            }
+        }
     }
 
     /// GC: the attachments still in use. `None` when the caller gave no list, which says nothing about any of them;

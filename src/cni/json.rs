@@ -268,7 +268,9 @@ struct Node<'a> {
 impl Node<'_> {
     fn wrong_type(self, expected: &str) -> Mismatch {
         let msg = format!("expected {expected}, found {}", self.value.describe());
-        Mismatch { path: String::new(), msg, code: Code::DECODING }
+        // null is "not given", so what is wrong with it is not its type.
+        let code = if *self.value == Value::Null { Code::INVALID_CONFIG } else { Code::DECODING };
+        Mismatch { path: String::new(), msg, code }
     }
 
     fn integer(self) -> Result<i128, Mismatch> {

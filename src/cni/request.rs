@@ -170,6 +170,11 @@ impl Request {
             .command
             .map_err(|written| Error::new(Code::ENVIRONMENT, format!("unknown CNI_COMMAND: {written}")))?;
         let version = version::negotiate(command, &Config::version_of(&document)?, accepts.versions)?;
+        let config = Config::new(document, name, version);
+        if !matches!(command, Command::Del | Command::Gc) {
+            // A wrong type in a key that every plugin knows is refused by all, used or not.
+            config.common()?;
+        }
         Ok(Request {
             command,
             container_id: environment.container_id,
@@ -178,18 +183,21 @@ impl Request {
             raw_args: environment.args,
             path: environment.path,
             netns_override: environment.netns_override,
-            config: Config::new(document, name, version),
+            config,
             stdin,
         })
     }
 
-    /// `CNI_ARGS`, parsed. On DEL and GC faults in it are ignored: they must not keep anything from being cleaned.
+    /// `CNI_ARGS`, parsed. On DEL and GC faults in it are ignored, as they must not keep anything from being cleaned, and
+    /// on STATUS, which is about no attachment.
     ///
     /// # Errors
     /// [`Code::ENVIRONMENT`] naming the offending pair.
     pub fn args(&self) -> Result<Args> {
         match self.command {
-            Command::Del | Command::Gc => Ok(Args::parse(&self.raw_args).unwrap_or_default()),
+            Command::Del | Command::Gc | Command::Status => {
+                Ok(Args::parse(&self.raw_args).unwrap_or_default())
+            }
             _ => Args::parse(&self.raw_args),
         }
     }

@@ -159,7 +159,8 @@ fn dns_of_the_runtime_is_not_taken() {
     require_netns!();
     let node = Node::new();
     let config = with(bridge_config(&node), json!({"runtimeConfig": {"dns": {"servers": ["192.0.2.53"]}}}));
-    assert_eq!(node.attach(&node.container(), "eth0", &config).result["dns"], Value::Null);
+    let container = node.container();
+    assert_eq!(node.attach(&container, "eth0", &config).result["dns"], Value::Null);
 }
 
 #[test]
@@ -314,7 +315,8 @@ fn an_unset_bridge_name_is_cni0() {
     let node = Node::new();
     let mut config = bridge_config(&node);
     config.as_object_mut().unwrap().remove("bridge");
-    node.attach(&node.container(), "eth0", &config);
+    let container = node.container();
+    node.attach(&container, "eth0", &config);
     assert_eq!(node.links_of_kind("bridge"), ["cni0"]);
 }
 

@@ -102,7 +102,7 @@ fn bad_runtime_arguments_are_refused_on_add_and_forgiven_on_del() {
     require_netns!();
     let node = Node::new();
     let container = node.container();
-    for args in ["A=b", "MAC=02:00:00:00:00:01;A", "MAC=x", "IP=10.1.0.9", "mac=02:00:00:00:00:01"] {
+    for args in ["A=b", "MAC=02:00:00:00:00:01;A", "MAC=x", "mac=02:00:00:00:00:01"] {
         let call = |command: &str| {
             node.request(command, &container, "eth0", &bridge_config(&node)).env("CNI_ARGS", args)
         };

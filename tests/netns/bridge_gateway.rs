@@ -103,11 +103,13 @@ fn without_is_gateway_the_bridge_has_no_address_and_nothing_is_forwarded() {
 fn a_gateway_forwards_the_families_it_serves() {
     require_netns!();
     let node = Node::new();
-    node.attach(&node.container(), "eth0", &bridge_config(&node));
+    let container = node.container();
+    node.attach(&container, "eth0", &bridge_config(&node));
     assert_eq!(node.sysctl("net/ipv4/ip_forward"), "1");
     assert_eq!(node.sysctl("net/ipv6/conf/all/forwarding"), "0");
+    let another = node.container();
     node.attach(
-        &node.container(),
+        &another,
         "eth0",
         &with(dual_stack_config(&node), json!({"name": "two", "forceAddress": true})),
     );

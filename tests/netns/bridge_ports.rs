@@ -127,7 +127,8 @@ fn a_mac_that_cannot_be_is_refused_before_any_change() {
 fn the_hosts_end_is_called_veth_something() {
     require_netns!();
     let node = Node::new();
-    let attachment = node.attach(&node.container(), "eth0", &bridge_config(&node));
+    let container = node.container();
+    let attachment = node.attach(&container, "eth0", &bridge_config(&node));
     let name = attachment.host_veth();
     assert_eq!(node.links_of_kind("veth"), std::slice::from_ref(&name));
     assert!(name.len() <= 15 && node.link_has(&name, "UP"));

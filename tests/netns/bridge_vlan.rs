@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Attachment, Netns, Node, require_netns};
+use crate::support::{Attachment, Container, Netns, Node, require_netns};
 use crate::{bridge_config, with};
 
 /// Whether this kernel has bridge VLAN filtering.
@@ -18,16 +18,15 @@ fn layer2(changes: Value) -> Value {
 
 /// ADD with these keys: the attachment, or `None` when this kernel cannot do it and that was said properly.
 #[track_caller]
-fn attach<'n>(node: &'n Node, config: &Value) -> Option<(Attachment<'n>, crate::support::Container)> {
-    let container = node.container();
+fn attach<'a>(node: &'a Node, container: &'a Container, config: &Value) -> Option<Attachment<'a>> {
     if kernel_filters_vlans() {
-        return Some((node.attach(&container, "eth0", config), container));
+        return Some(node.attach(container, "eth0", config));
     }
-    let failure = node.request("ADD", &container, "eth0", config).fails(2);
+    let failure = node.request("ADD", container, "eth0", config).fails(2);
     failure.names(&["vlan"]);
     assert!(node.links().is_empty(), "left behind: {:?}", node.links());
     assert!(container.links().is_empty() && node.leases("net").is_empty());
-    node.request("DEL", &container, "eth0", config).silent();
+    node.request("DEL", container, "eth0", config).silent();
     None
 }
 
@@ -48,7 +47,8 @@ fn vlans(netns: &Netns, port: &str) -> Vec<String> {
 fn without_vlan_keys_a_bridge_does_not_filter() {
     require_netns!();
     let node = Node::new();
-    node.attach(&node.container(), "eth0", &layer2(json!({})));
+    let container = node.container();
+    node.attach(&container, "eth0", &layer2(json!({})));
     let filtering = &node.link("br0")["linkinfo"]["info_data"]["vlan_filtering"];
     assert!(filtering.is_null() || *filtering == json!(0), "{filtering}");
 }
@@ -57,7 +57,8 @@ fn without_vlan_keys_a_bridge_does_not_filter() {
 fn a_port_is_in_its_vlan_alone() {
     require_netns!();
     let node = Node::new();
-    let Some((attachment, _container)) = attach(&node, &layer2(json!({"vlan": 100}))) else { return };
+    let container = node.container();
+    let Some(attachment) = attach(&node, &container, &layer2(json!({"vlan": 100}))) else { return };
     assert_eq!(vlans(&node, &attachment.host_veth()), ["100 PVID Egress Untagged"]);
     assert_eq!(node.link("br0")["linkinfo"]["info_data"]["vlan_filtering"], 1);
     attachment.check();
@@ -70,7 +71,8 @@ fn the_default_vlan_stays_when_asked() {
     require_netns!();
     let node = Node::new();
     let config = layer2(json!({"vlan": 100, "preserveDefaultVlan": true}));
-    let Some((attachment, _container)) = attach(&node, &config) else { return };
+    let container = node.container();
+    let Some(attachment) = attach(&node, &container, &config) else { return };
     let expected = ["1 Egress Untagged", "100 PVID Egress Untagged"];
     assert_eq!(vlans(&node, &attachment.host_veth()), expected);
 }
@@ -82,8 +84,8 @@ fn a_trunk_carries_its_ids_and_ranges_with_a_native_vlan() {
     {
         let node = Node::new();
         let trunk = json!([{"id": 101}, {"minID": 200, "maxID": 210}]);
-        let Some((attachment, _container)) =
-            attach(&node, &layer2(json!({"vlan": vlan, "vlanTrunk": trunk})))
+        let container = node.container();
+        let Some(attachment) = attach(&node, &container, &layer2(json!({"vlan": vlan, "vlanTrunk": trunk})))
         else {
             return;
         };
@@ -101,7 +103,8 @@ fn a_trunk_that_names_the_native_vlan_leaves_it_native() {
     require_netns!();
     let node = Node::new();
     let config = layer2(json!({"vlan": 100, "vlanTrunk": [{"minID": 99, "maxID": 101}]}));
-    let Some((attachment, _container)) = attach(&node, &config) else { return };
+    let container = node.container();
+    let Some(attachment) = attach(&node, &container, &config) else { return };
     assert!(vlans(&node, &attachment.host_veth()).contains(&"100 PVID Egress Untagged".to_owned()));
 }
 
@@ -109,7 +112,8 @@ fn a_trunk_that_names_the_native_vlan_leaves_it_native() {
 fn an_empty_trunk_still_asks_for_filtering() {
     require_netns!();
     let node = Node::new();
-    let Some((attachment, _container)) = attach(&node, &layer2(json!({"vlanTrunk": []}))) else { return };
+    let container = node.container();
+    let Some(attachment) = attach(&node, &container, &layer2(json!({"vlanTrunk": []}))) else { return };
     assert_eq!(node.link("br0")["linkinfo"]["info_data"]["vlan_filtering"], 1);
     assert_eq!(vlans(&node, &attachment.host_veth()), ["1 PVID Egress Untagged"]);
 }
@@ -130,7 +134,8 @@ fn the_gateway_of_a_vlan_is_on_a_link_of_its_own() {
     require_netns!();
     let node = Node::new();
     let config = with(bridge_config(&node), json!({"vlan": 100}));
-    let Some((attachment, container)) = attach(&node, &config) else { return };
+    let container = node.container();
+    let Some(attachment) = attach(&node, &container, &config) else { return };
     assert_eq!(node.addresses("cni0.100"), ["10.1.0.1/24"]);
     assert_eq!(attachment.result["interfaces"][3]["name"], "cni0.100");
     assert_eq!(attachment.result["ips"][0]["interface"], 2);

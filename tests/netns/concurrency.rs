@@ -84,7 +84,8 @@ fn two_dels_of_one_attachment_at_once_both_succeed() {
     let node = Node::new();
     let config = with(dual_stack_config(&node), json!({"ipMasq": true}));
     for _ in 0..3 {
-        let attachment = node.attach(&node.container(), "eth0", &config);
+        let container = node.container();
+        let attachment = node.attach(&container, "eth0", &config);
         let attachment = &attachment;
         std::thread::scope(|scope| {
             for _ in 0..2 {

@@ -53,7 +53,8 @@ fn gc_without_a_list_does_nothing() {
     require_netns!();
     let node = Node::new();
     let config = with(bridge_config(&node), json!({"ipMasq": true}));
-    let attachment = node.attach(&node.container(), "eth0", &config);
+    let container = node.container();
+    let attachment = node.attach(&container, "eth0", &config);
     let before = node.snapshot();
     gc(&node, &config, Value::Null).silent();
     node.call("bridge").command("GC").config(&config).silent();
@@ -73,7 +74,8 @@ fn gc_with_an_empty_list_removes_all_of_this_network_and_nothing_of_another() {
     );
     let container = node.container();
     let kept = node.attach(&container, "eth1", &other);
-    node.attach(&node.container(), "eth0", &config);
+    let another = node.container();
+    node.attach(&another, "eth0", &config);
     node.attach(&container, "eth0", &config);
     gc(&node, &config, json!([])).silent();
     assert!(node.leases("net").is_empty());

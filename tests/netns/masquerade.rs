@@ -47,7 +47,14 @@ fn without_it_the_outside_sees_the_container() {
         let container = node.container();
         node.attach(&container, "eth0", &with(dual_stack_config(&node), json!({"type": plugin})));
         for (to, expected) in [(Outside::V4, "10.1.0.2"), (Outside::V6, "fd00:1::2")] {
-            assert_eq!(container.datagram_seen_by(&outside, to).unwrap().to_string(), expected, "{plugin}");
+            assert_eq!(
+                container
+                    .datagram_seen_by(&outside, to)
+                    .unwrap_or_else(|e| panic!("{plugin} to {to}: {e}"))
+                    .to_string(),
+                expected,
+                "{plugin}"
+            );
         }
         assert_eq!(node.nft().trim(), "", "no table without need");
     }
@@ -92,7 +99,8 @@ fn multicast_is_exempt() {
     require_tool!("nft");
     for (plugin, backend) in KINDS {
         let node = Node::new();
-        node.attach(&node.container(), "eth0", &config(&node, plugin, backend));
+        let container = node.container();
+        node.attach(&container, "eth0", &config(&node, plugin, backend));
         let rules = if backend == Some("iptables") {
             node.run("iptables-nft -t nat -S") + &node.run("ip6tables-nft -t nat -S")
         } else {
@@ -195,7 +203,8 @@ fn the_iptables_backend_leaves_other_rules_as_they_were() {
     node.run("iptables-nft -t nat -N OWN");
     node.run("iptables-nft -t nat -A POSTROUTING -s 192.0.2.0/24 -j OWN");
     let before = node.run("iptables-nft -t nat -S");
-    let attachment = node.attach(&node.container(), "eth0", &config(&node, "bridge", Some("iptables")));
+    let container = node.container();
+    let attachment = node.attach(&container, "eth0", &config(&node, "bridge", Some("iptables")));
     let during = node.run("iptables-nft -t nat -S");
     assert!(before.lines().all(|line| during.contains(line)), "{during}");
     attachment.del();
@@ -211,10 +220,12 @@ fn one_table_per_family_holds_one_element_per_address() {
     }
     let node = Node::new();
     let config = config(&node, "bridge", None);
-    let first = node.attach(&node.container_named("first-one"), "eth0", &config);
+    let container = node.container_named("first-one");
+    let first = node.attach(&container, "eth0", &config);
     let rules = |node: &Node| node.nft().lines().filter(|line| line.contains("masquerade")).count();
     let before = rules(&node);
-    let second = node.attach(&node.container_named("second-one"), "eth0", &config);
+    let another = node.container_named("second-one");
+    let second = node.attach(&another, "eth0", &config);
     assert_eq!(rules(&node), before, "a packet's cost grows with the number of containers");
     let mut tables: Vec<String> = node.run("nft list tables").lines().map(str::to_owned).collect();
     tables.sort();
@@ -232,7 +243,8 @@ fn without_ipam_it_does_nothing() {
     require_netns!();
     let node = Node::new();
     let config = json!({"cniVersion": "1.1.0", "name": "net", "type": "bridge", "ipMasq": true});
-    let attachment = node.attach(&node.container(), "eth0", &config);
+    let container = node.container();
+    let attachment = node.attach(&container, "eth0", &config);
     assert_eq!(node.nft().trim(), "");
     attachment.del();
 }

@@ -106,12 +106,14 @@ fn the_host_forwards_the_families_in_use() {
     let node = Node::new();
     let v4 =
         with_static(config(&node), json!([{"address": "10.1.0.5/24", "gateway": "10.1.0.1"}]), json!([]));
-    node.attach(&node.container(), "eth0", &v4);
+    let container = node.container();
+    node.attach(&container, "eth0", &v4);
     assert_eq!(
         (node.sysctl("net/ipv4/ip_forward"), node.sysctl("net/ipv6/conf/all/forwarding")),
         ("1".into(), "0".into())
     );
-    node.attach(&node.container(), "eth0", &config(&node));
+    let another = node.container();
+    node.attach(&another, "eth0", &config(&node));
     assert_eq!(node.sysctl("net/ipv6/conf/all/forwarding"), "1");
 }
 

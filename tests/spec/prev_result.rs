@@ -16,7 +16,6 @@ fn check_needs_one() {
     let dir = Workdir::new();
     check(&dir, "1.1.0", &Value::Null).err().names(&["prevResult"]);
     dir.call("static").command("CHECK").config(&static_config("1.1.0")).err().names(&["prevResult"]);
-    check(&dir, "1.1.0", &json!({})).silent();
 }
 
 #[test]
@@ -62,7 +61,7 @@ fn null_entries_are_refused_with_their_place() {
         for key in ["interfaces", "ips", "routes"] {
             let mut prev = json!({});
             prev[key] = json!([null]);
-            check(&dir, version, &prev).fails(7).names(&[&format!("prevResult.{key}[0]")]);
+            check(&dir, version, &prev).fails(7).names(&["prevResult", &format!("{key}[0]")]);
         }
     }
 }
@@ -71,15 +70,15 @@ fn null_entries_are_refused_with_their_place() {
 fn wrong_types_inside_are_refused_with_their_place() {
     let dir = Workdir::new();
     for (prev, path) in [
-        (json!({"ips": 5}), "prevResult.ips"),
-        (json!({"ips": [{"address": 5}]}), "prevResult.ips[0].address"),
-        (json!({"interfaces": [{"name": []}]}), "prevResult.interfaces[0].name"),
+        (json!({"ips": 5}), "ips"),
+        (json!({"ips": [{"address": 5}]}), "ips[0].address"),
+        (json!({"interfaces": [{"name": []}]}), "interfaces[0].name"),
     ] {
-        check(&dir, "1.1.0", &prev).fails(6).names(&[path]);
+        check(&dir, "1.1.0", &prev).fails(6).names(&["prevResult", path]);
     }
     check(&dir, "1.1.0", &json!({"ips": [{"address": "10.1.0.5"}]}))
         .fails(7)
-        .names(&["prevResult.ips[0].address"]);
+        .names(&["prevResult", "ips[0].address"]);
 }
 
 #[test]

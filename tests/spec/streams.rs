@@ -26,7 +26,7 @@ fn the_other_verbs_print_nothing() {
     for command in ["DEL", "GC", "STATUS"] {
         dir.call("static").command(command).config(&config).silent();
     }
-    config["prevResult"] = json!({"cniVersion": "1.1.0"});
+    config["prevResult"] = json!({"ips": [{"address": "10.1.0.5/24", "gateway": "10.1.0.1"}]});
     dir.call("static").command("CHECK").config(&config).silent();
 }
 

@@ -73,7 +73,7 @@ fn check_needs_0_4_0_and_gc_and_status_need_1_1_0() {
     for (command, minimum) in [("CHECK", "0.4.0"), ("GC", "1.1.0"), ("STATUS", "1.1.0")] {
         for version in VERSIONS {
             let mut config = static_config(version);
-            config["prevResult"] = json!({});
+            config["prevResult"] = json!({"ips": [{"address": "10.1.0.5/24", "gateway": "10.1.0.1"}]});
             let call = dir.call("static").command(command).config(&config);
             if version >= minimum {
                 call.silent();

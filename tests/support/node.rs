@@ -92,6 +92,13 @@ impl Node {
             "link set out0 up",
         ]);
         self.host.ip(&["route add default via 203.0.113.1", "route add default via 2001:db8:1::1"]);
+        // On a busy machine the kernel takes a while to let a new link's own IPv6 address speak.
+        let speaks = |ns: &Netns, link: &str| ns.address_objects(link).iter().all(|a| a["tentative"] != true);
+        self.eventually("uplink has its addresses", |host| speaks(host, "uplink"));
+        netns.eventually("out0 has its addresses", |outside| speaks(outside, "out0"));
+        for address in [Outside::V4, Outside::V6] {
+            self.eventually("the outside answers the node", |host| host.pings(address));
+        }
         Outside { netns, _workdir: self.workdir.clone() }
     }
 
@@ -112,10 +119,11 @@ impl Node {
 
     /// ADD, which must succeed.
     #[track_caller]
-    pub fn attach(&self, container: &Container, ifname: &str, config: &Value) -> Attachment<'_> {
+    pub fn attach<'a>(&'a self, container: &'a Container, ifname: &str, config: &Value) -> Attachment<'a> {
         let result = self.request("ADD", container, ifname, config).ok();
         Attachment {
             node: self,
+            _container: container,
             config: config.clone(),
             id: container.id().to_owned(),
             netns: container.path().to_owned(),
@@ -159,8 +167,10 @@ impl Deref for Outside {
 }
 
 /// What an ADD made: the request and its result, for the verbs that follow.
-pub struct Attachment<'n> {
-    node: &'n Node,
+pub struct Attachment<'a> {
+    node: &'a Node,
+    // An attachment does not outlive its container: the kernel removes the links with the namespace.
+    _container: &'a Container,
     /// The configuration that ADD was given.
     pub config: Value,
     /// `CNI_CONTAINERID`.

@@ -158,15 +158,15 @@ fn mac(req: &Request, from_args: &str, from_runtime: &str) -> Result<Option<Mac>
         ("CNI_ARGS: MAC", cni_args.get("MAC").unwrap_or_default()),
     ];
     let Some((key, text)) = sources.into_iter().find(|(_, text)| !text.is_empty()) else { return Ok(None) };
-    match text.parse() {
-        Ok(mac) => Ok(Some(mac)),
+    match text.parse::<Mac>() {
+        Ok(mac) if mac.0[0] & 1 == 0 && mac.0 != [0; 6] => Ok(Some(mac)),
         // It must not keep anything from being cleaned.
-        Err(_) if matches!(req.command, Command::Del | Command::Gc) => Ok(None),
-        Err(_) => {
+        _ if matches!(req.command, Command::Del | Command::Gc) => Ok(None),
+        _ => {
             let code = if key.starts_with("CNI_ARGS") { Code::ENVIRONMENT } else { Code::INVALID_CONFIG };
             Err(Error::new(
                 code,
-                format!("{key}: {text:?} is not a MAC address such as \"02:00:00:00:00:05\""),
+                format!("{key}: {text:?} is not an interface's MAC address, such as \"02:00:00:00:00:05\""),
             ))
         }
     }

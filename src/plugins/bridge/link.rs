@@ -4,9 +4,12 @@ use super::conf::{Conf, Vlans};
 use super::{is_unsupported, port, up};
 use crate::attach::Attachment;
 use crate::attach::owner::host_names;
+use crate::attach::veth::quiet_ipv6;
 use crate::cni::{Code, Error, Result};
 use crate::kernel::rtnl::{AddBridge, AddVeth, Change, Dev, Handle, Link, SetLink, Step, VethPeer};
-use crate::kernel::sysctl;
+
+/// Alias of a bridge whose MAC was fixed.
+const PINNED: &str = "cni-all bridge";
 
 /// The configured bridge, up. An existing one keeps its MTU and address; VLAN filtering and promiscuous mode are turned
 /// on when the configuration needs them.
@@ -21,7 +24,14 @@ pub fn ensure(host: &mut Handle, conf: &Conf) -> Result<Link> {
     };
     must_be_bridge(&link)?;
     let mut changes = Vec::new();
+    if link.alias != PINNED {
+        // A bridge takes the lowest MAC of its ports and changes it with them, unless it was set: set what it has. The
+        // alias remembers that, unless an operator wrote one.
+        let alias = link.alias.is_empty().then(|| PINNED.to_owned());
+        changes.push(Change::SetLink(SetLink { mac: link.mac, alias, ..SetLink::of(link.dev()) }));
+    }
     if !link.is_up() {
+        quiet_ipv6(&link.name, true);
         changes.push(up(&link));
     }
     if conf.promisc && !link.is_promisc() {
@@ -36,9 +46,10 @@ pub fn ensure(host: &mut Handle, conf: &Conf) -> Result<Link> {
     Ok(link)
 }
 
-/// `ip link add BRIDGE up type bridge`. Another ADD may do the same at this moment: then its bridge is used.
+/// `ip link add BRIDGE type bridge`: down, so that IPv6 can be set up before. Another ADD may do the same at this moment:
+/// then its bridge is used.
 fn create(host: &mut Handle, conf: &Conf, vlan_filtering: bool) -> Result<Link> {
-    let add = AddBridge { name: conf.bridge.clone(), up: true, mtu: conf.mtu, mac: None, vlan_filtering };
+    let add = AddBridge { name: conf.bridge.clone(), up: false, mtu: conf.mtu, mac: None, vlan_filtering };
     let steps = [Step::Change(Change::AddBridge(add)), Step::Link(Dev::named(&conf.bridge))];
     let mut outcomes = host.exchange(&steps)?.into_iter();
     match outcomes.next() {
@@ -48,10 +59,6 @@ fn create(host: &mut Handle, conf: &Conf, vlan_filtering: bool) -> Result<Link> 
     let link = outcomes.next().unwrap_or(Ok(None))?;
     let link =
         link.ok_or_else(|| Error::internal(format!("{} vanished while it was being set up", conf.bridge)))?;
-    // A bridge takes the lowest MAC of its ports and changes it with them, unless it was set: set what it has.
-    host.apply(&[Change::SetLink(SetLink { mac: link.mac, ..SetLink::of(link.dev()) })])?;
-    // Best effort, as a kernel without IPv6 has no such file: the host does not take routes from containers.
-    let _ = sysctl::write(&format!("net/ipv6/conf/{}/accept_ra", link.name), "0");
     Ok(link)
 }
 
@@ -90,7 +97,7 @@ pub fn ensure_vlan_gateway(host: &mut Handle, conf: &Conf, bridge: &Link, name: 
                 host_names(&Attachment { network: &conf.bridge, container_id: "vlan-gateway", ifname: name });
             let add = Change::AddVeth(AddVeth {
                 name: name.to_owned(),
-                up: true,
+                up: false,
                 mtu: Some(bridge.mtu).filter(|mtu| *mtu > 0),
                 mac: None,
                 master: None,
@@ -103,7 +110,10 @@ pub fn ensure_vlan_gateway(host: &mut Handle, conf: &Conf, bridge: &Link, name: 
                 (_, None) => {
                     return Err(Error::internal(format!("{name} vanished while it was being set up")));
                 }
-                (_, Some(link)) => link,
+                (_, Some(link)) => {
+                    quiet_ipv6(&link.name, true);
+                    link
+                }
             }
         }
     };

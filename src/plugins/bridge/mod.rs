@@ -7,8 +7,6 @@ mod gateway;
 mod link;
 mod port;
 
-use std::time::Duration;
-
 use nix::errno::Errno;
 
 use self::conf::Conf;
@@ -22,9 +20,6 @@ use crate::kernel::{Kernel, sysctl};
 
 /// Number of the container's interface in the result: after the bridge and the host's end.
 const CONTAINER: i64 = 2;
-
-/// How long a new port may take until it forwards.
-const PORT_BUDGET: Duration = Duration::from_millis(2550);
 
 /// The plugin.
 pub struct Bridge;
@@ -44,6 +39,7 @@ impl Plugin for Bridge {
 
     fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
         let conf = Conf::new(req)?;
+        req.config.prev_result()?;
         CniResult::fits(conf.ipam.is_some(), req.config.version)?;
         let mut container = Container::open(req)?;
         container.must_be_free(&req.ifname)?;
@@ -108,12 +104,11 @@ fn attach<'a>(
         mac: conf.mac,
         master: Some(bridge.dev()),
         port: PortFlags { hairpin: conf.hairpin.then_some(true), isolated: conf.isolated.then_some(true) },
+        is_gateway: false,
     };
     let pair = veth::create(kernel.host()?, container, &wanted)?;
     undo.push(move |kernel| teardown::links(req, kernel));
     let host = pair.host;
-    // Best effort, as a kernel without IPv6 has no such file: the host does not take routes from a container.
-    let _ = sysctl::write(&format!("net/ipv6/conf/{}/accept_ra", host.name), "0");
     set_vlans(kernel, conf, &bridge, &host)?;
     let mac = pair.container.mac.ok_or_else(|| Error::internal(format!("{} has no MAC", req.ifname)))?;
     if conf.macspoofchk {
@@ -129,8 +124,13 @@ fn attach<'a>(
             masquerade::add(kernel.nft()?, &of, &addresses, backend)?;
             undo.push(move |kernel| masquerade::del(kernel.nft()?, &of, &[]));
         }
-        let up = kernel.host()?.wait_port_up(&mut watch, host.index, PORT_BUDGET).context("bridge port")?;
+        let up =
+            kernel.host()?.wait_port_up(&mut watch, host.index, veth::UP_BUDGET).context("bridge port")?;
         host_mac = up.mac;
+        if !bridge.is_oper_up() {
+            // Its first port: until the bridge has a carrier too, what the gateway sends is dropped.
+            kernel.host()?.wait_port_up(&mut watch, bridge.index, veth::UP_BUDGET).context("bridge")?;
+        }
         if conf.dad {
             container.wait_settled(pair.container.index)?;
         }

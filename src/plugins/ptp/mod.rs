@@ -12,7 +12,7 @@ use crate::attach::undo::{Undo, or_take_back};
 use crate::attach::verify::{self, difference};
 use crate::attach::{Attachment, address, ipam, masquerade, teardown, veth};
 use crate::cni::{CniResult, Code, Dns, Error, Interface, Request, Result, ResultExt};
-use crate::kernel::rtnl::{AddAddress, Change, PortFlags, RouteMode};
+use crate::kernel::rtnl::{AddAddress, Change, LinkWatch, PortFlags, RouteMode};
 use crate::kernel::{Kernel, sysctl};
 
 /// Number of the container's interface in the result: after the host's end.
@@ -73,6 +73,7 @@ impl Plugin for Ptp {
     fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
         let conf = Conf::new(req)?;
         conf.ipam()?;
+        req.config.prev_result()?;
         let mut container = Container::open(req)?;
         container.must_be_free(&req.ifname)?;
         or_take_back(kernel, |kernel, undo| attach(req, &conf, &mut container, kernel, undo))
@@ -132,12 +133,12 @@ fn attach<'a>(
         mac: None,
         master: None,
         port: PortFlags::default(),
+        is_gateway: true,
     };
+    let mut watch = LinkWatch::open()?;
     let pair = veth::create(kernel.host()?, container, &wanted)?;
     undo.push(move |kernel| teardown::links(req, kernel));
     let host = pair.host;
-    // Best effort, as a kernel without IPv6 has no such file: the host does not take routes from a container.
-    let _ = sysctl::write(&format!("net/ipv6/conf/{}/accept_ra", host.name), "0");
 
     let mut host_side: Vec<Change> = routes::gateways(&hops)
         .into_iter()
@@ -155,6 +156,7 @@ fn attach<'a>(
         masquerade::add(kernel.nft()?, &of, &addresses, backend)?;
         undo.push(move |kernel| masquerade::del(kernel.nft()?, &of, &[]));
     }
+    kernel.host()?.wait_port_up(&mut watch, host.index, veth::UP_BUDGET).context("host")?;
     let mac = pair.container.mac.ok_or_else(|| Error::internal(format!("{} has no MAC", req.ifname)))?;
 
     result.interfaces = vec![
