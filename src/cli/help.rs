@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::definition;
+use super::{definition, summary};
 use crate::cni::Version;
 use crate::personality::COMPATIBLE_WITH;
 use crate::plugins::{Kind, PLUGINS};
@@ -42,8 +42,7 @@ pub fn text() -> String {
         format!("{ABOUT}\nUsage: cni-all COMMAND [ARGUMENT…]\n       cni-all PLUGIN <CONFIGURATION\n");
     out.push_str("\nCommands (each has --help with examples):\n");
     for command in &definition().commands {
-        let summary = command.command.description.lines().next().unwrap_or_default();
-        let _ = writeln!(out, "  {:<14}{summary}", command.name);
+        let _ = writeln!(out, "  {:<14}{}", command.name, summary(&command.command));
     }
     out.push_str("  --version     print the version, the compatible Go release and the protocol versions\n");
     for kind in [Kind::Main, Kind::Ipam, Kind::Meta] {

@@ -5,6 +5,7 @@
 //!
 //! Exit status: 0 done, 1 failed, 2 usage, and what a command documents beyond that.
 
+mod generate;
 mod help;
 mod install;
 mod list;
@@ -43,11 +44,17 @@ enum Command {
     List(list::List),
     Install(install::Install),
     Run(run::Run),
+    Generate(generate::Generate),
 }
 
 /// The definition of every command, for help, completions and the manual page.
 fn definition() -> CommandInfoWithArgs {
     CommandInfoWithArgs { name: "cni-all", ..CniAll::get_args_info() }
+}
+
+/// The first line of a command's description.
+fn summary(command: &CommandInfoWithArgs) -> &'static str {
+    command.description.lines().next().unwrap_or_default()
 }
 
 /// Whether `word` is a command or an option of `cni-all`, as opposed to the name of a plugin.
@@ -99,6 +106,7 @@ pub fn run(process: &mut Process<'_>) -> i32 {
         Some(Command::List(list)) => list.run(process),
         Some(Command::Install(install)) => install.run(process),
         Some(Command::Run(run)) => run.run(process),
+        Some(Command::Generate(generate)) => generate.run(process),
     }
 }
 

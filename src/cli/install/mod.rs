@@ -15,6 +15,7 @@ use crate::cni::{Error, Result};
 use crate::personality::Process;
 use crate::plugins::{self, PLUGINS};
 use site::{Executable, Found, Site};
+pub use site::{MARK, TEMPORARY};
 
 /// Exit status when everything was done, except that files of others were in the way and were kept.
 const KEPT: i32 = 3;

@@ -18,14 +18,14 @@ const EXECUTABLE: &str = "cni-all";
 const SELF: &str = "/proc/self/exe";
 
 /// What files under construction are called. Whoever holds the lock on the directory owns them all.
-const TEMPORARY: &str = ".cni-all.tmp.";
+pub const TEMPORARY: &str = ".cni-all.tmp.";
 
 /// Permissions of the executable.
 const MODE: u32 = 0o755;
 
 /// In every cni-all executable, of any version: how a copy or a link to another version is told from foreign files.
 #[used]
-static MARK: &[u8] = b"\ncni-all: this file is every CNI plugin, under whatever name it is called\n";
+pub static MARK: &[u8] = b"\ncni-all: this file is every CNI plugin, under whatever name it is called\n";
 
 /// A directory under installation, locked against other installations.
 pub struct Site {
