@@ -67,7 +67,7 @@ impl Plugin for Ptp {
     }
 
     fn about(&self) -> &'static str {
-        "Connects the container to the host by a routed veth pair"
+        "connects the container to the host by a routed veth pair"
     }
 
     fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
