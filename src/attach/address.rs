@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::cni::{CniResult, Error, Result, Route};
-use crate::kernel::rtnl::{AddAddress, Change, Dev, NextHop, RouteMode, RouteSpec, SetLink};
+use crate::kernel::rtnl::{AddAddress, Change, Dev, NextHop, RouteSpec, SetLink};
 
 /// Routes of this scope or narrower (rtnetlink(7): link 253, host 254) have no next hop.
 const SCOPE_LINK: i64 = 253;
@@ -44,7 +44,7 @@ pub fn changes(dev: &Dev, result: &CniResult, interface: i64, dad: bool) -> Resu
     }
     changes.push(Change::SetLink(SetLink { up: Some(true), ..SetLink::of(dev.clone()) }));
     for route in routes(dev, result)? {
-        changes.push(Change::AddRoute(RouteMode::Add, route));
+        changes.push(Change::AddRoute(route));
     }
     Ok(changes)
 }

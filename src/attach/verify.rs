@@ -11,7 +11,7 @@ use super::address;
 use super::container::Container;
 use crate::cni::{CniResult, Code, Error, Interface, Request, Result, ResultExt};
 use crate::kernel::netns::Netns;
-use crate::kernel::rtnl::{Handle, Link, Mac, NextHop, Route, RouteSpec};
+use crate::kernel::rtnl::{Change, Handle, Link, Mac, NextHop, Route, RouteSpec};
 
 /// `RT_TABLE_MAIN`.
 const TABLE_MAIN: u32 = 254;
@@ -62,12 +62,12 @@ pub fn link(rtnl: &mut Handle, interface: &Interface, kind: &str) -> Result<Link
         return Err(difference(format!("interface {name:?} is not a {kind} but {:?}", link.kind)));
     }
     let expected: Option<Mac> = interface.mac.parse().ok();
-    if let (Some(expected), Some(found)) = (expected, link.mac) {
-        if expected != found {
-            return Err(difference(format!("interface {name:?} has MAC {found}, expected {expected}")));
+    match (expected, link.mac) {
+        (Some(expected), Some(found)) if expected != found => {
+            Err(difference(format!("interface {name:?} has MAC {found}, expected {expected}")))
         }
+        _ => Ok(link),
     }
-    Ok(link)
 }
 
 /// Compares a link's state with being up.
@@ -117,7 +117,7 @@ pub fn routes(rtnl: &mut Handle, link: &Link, result: &CniResult) -> Result<()> 
 pub fn specific_routes(rtnl: &mut Handle, link: &Link, expected: &[RouteSpec]) -> Result<()> {
     let present = rtnl.routes(link.index).context("list routes")?;
     for wanted in expected {
-        let text = crate::kernel::rtnl::Change::AddRoute(crate::kernel::rtnl::RouteMode::Add, wanted.clone());
+        let text = Change::AddRoute(wanted.clone());
         let text = text.to_string().replacen("ip route add ", "", 1);
         let candidates: Vec<&Route> = present.iter().filter(|r| is_to(r, wanted)).collect();
         if candidates.is_empty() {

@@ -111,13 +111,13 @@ pub fn negotiate(command: Command, text: &str, supported: &[Version]) -> Result<
                 .with_details(format!("cniVersion is {text:?}, {verb} needs at least \"{minimum}\"")));
         }
     }
-    if let (Some((_, verb)), Some(newest)) = (minimum, supported.last()) {
-        if numbers(text) > numbers(newest.as_str()) {
-            let msg = format!("plugin version does not allow {verb}");
-            return Err(Error::new(Code::INCOMPATIBLE_VERSION, msg).with_details(format!(
-                "cniVersion is {text:?}, the newest version of the plugin is \"{newest}\""
-            )));
-        }
+    if let (Some((_, verb)), Some(newest)) = (minimum, supported.last())
+        && numbers(text) > numbers(newest.as_str())
+    {
+        let msg = format!("plugin version does not allow {verb}");
+        return Err(Error::new(Code::INCOMPATIBLE_VERSION, msg).with_details(format!(
+            "cniVersion is {text:?}, the newest version of the plugin is \"{newest}\""
+        )));
     }
     Version::from_text(text).filter(|v| supported.contains(v)).ok_or_else(|| {
         let shown = if text.is_empty() { "0.1.0" } else { text };

@@ -23,7 +23,7 @@ impl Plugin for Loopback {
     }
 
     fn about(&self) -> &'static str {
-        "Sets the container's loopback interface up"
+        "sets the container's loopback interface up"
     }
 
     /// Files from before 2018 consist of a type only, and the name is used for nothing here.

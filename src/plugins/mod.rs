@@ -166,4 +166,12 @@ mod tests {
             );
         }
     }
+    #[test]
+    fn the_readme_lists_every_plugin_as_the_table_does() {
+        let readme = include_str!("../../README.md");
+        for plugin in PLUGINS {
+            let row = format!("| {} | {} | {} |", plugin.name(), plugin.kind().as_str(), plugin.about());
+            assert!(readme.contains(&row), "README.md lacks the row {row:?}");
+        }
+    }
 }

@@ -74,7 +74,10 @@ fn small_and_explicit_ranges_give_exactly_their_addresses() {
             assert_eq!(net.add(&format!("c{n}")), [*address], "{name}");
         }
         let (code, msg) = net.call("ADD", "last").error();
-        assert!(code == 101 && msg.contains("no addresses available in range set: "), "{name}: {code} {msg}");
+        assert!(
+            code == 101 && msg.contains("no IP addresses available in range set: "),
+            "{name}: {code} {msg}"
+        );
     }
 }
 
@@ -82,7 +85,7 @@ fn small_and_explicit_ranges_give_exactly_their_addresses() {
 fn exhaustion_names_every_range_of_the_set() {
     let net = Net::new("exhausted", r#""ranges":[[{"subnet":"10.1.2.0/30"},{"subnet":"10.1.3.0/30"}]]"#);
     assert_eq!([net.add("a"), net.add("b")], [["10.1.2.2/30"], ["10.1.3.2/30"]]);
-    let expected = "no addresses available in range set: 10.1.2.1-10.1.2.2,10.1.3.1-10.1.3.2";
+    let expected = "no IP addresses available in range set: 10.1.2.1-10.1.2.2,10.1.3.1-10.1.3.2";
     assert_eq!(net.call("ADD", "c").error(), (101, expected.to_owned()));
 }
 

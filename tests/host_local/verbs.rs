@@ -78,7 +78,7 @@ fn status_tells_whether_an_address_could_be_reserved() {
     net.call("STATUS", "").ok();
     assert!(!net.dir().exists());
     net.add("c");
-    let expected = "no addresses available in range set: 10.1.2.1-10.1.2.2";
+    let expected = "no IP addresses available in range set: 10.1.2.1-10.1.2.2";
     assert_eq!(net.call("STATUS", "").error(), (50, expected.to_owned()));
     net.del("c");
     net.call("STATUS", "").ok();

@@ -10,7 +10,7 @@ use neli::consts::{
 use nix::libc;
 
 use super::{
-    Dev, Mac, PortVlan, RouteMode, RouteSpec, VlanRange, address,
+    Dev, Mac, PortVlan, RouteSpec, VlanRange, address,
     link::check_name,
     port_vlan, route,
     uapi::*,
@@ -41,8 +41,8 @@ pub enum Change {
         /// Address and prefix length.
         net: IpNet,
     },
-    /// `ip route add|append|replace ROUTE`.
-    AddRoute(RouteMode, RouteSpec),
+    /// `ip route add ROUTE`; EEXIST when there is one to the same destination.
+    AddRoute(RouteSpec),
     /// `ip route del ROUTE`; ESRCH when there is no such route. What is set must match, metrics (`mtu`, `advmss`) too.
     DelRoute(RouteSpec),
     /// `bridge vlan add dev NAME vid RANGE`; EOPNOTSUPP when the kernel has no bridge VLAN filtering. A `pvid` must be a
@@ -192,12 +192,8 @@ impl Change {
             Change::DelAddress { dev, net } => {
                 address::encode(Rtm::Deladdr, NlmF::empty(), dev.need_index(self)?, *net, false, batch);
             }
-            Change::AddRoute(mode, route) => {
-                let flags = match mode {
-                    RouteMode::Add => NlmF::CREATE | NlmF::EXCL,
-                    RouteMode::Append => NlmF::CREATE | NlmF::APPEND,
-                    RouteMode::Replace => NlmF::CREATE | NlmF::REPLACE,
-                };
+            Change::AddRoute(route) => {
+                let flags = NlmF::CREATE | NlmF::EXCL;
                 route::encode(Rtm::Newroute, flags, route, self, batch)?;
             }
             Change::DelRoute(route) => route::encode(Rtm::Delroute, NlmF::empty(), route, self, batch)?,

@@ -112,26 +112,19 @@ fn addresses_and_routes_are_sent_as_ip_sends_them() {
         ..route("10.9.0.0/16")
     };
     expect(
-        Change::AddRoute(RouteMode::Add, full),
+        Change::AddRoute(full),
         "ip route add 10.9.0.0/16 via 10.1.0.9 dev va src 10.1.0.1 mtu 1400 advmss 1300 metric 5 table 1000",
         "600000001800050617f8006b00000000021000000003000100000000080001000a090000080005000a010009080007000a010001\
          080006000500000008000f00e803000008000400040000001400080008000200780500000800080014050000",
-    );
-    let appended = RouteSpec { gw: Some("fd00:1::9".parse().unwrap()), ..route("fd09::/64") };
-    expect(
-        Change::AddRoute(RouteMode::Append, appended),
-        "ip -6 route append fd09::/64 via fd00:1::9 dev va",
-        "4c0000001800050c86f8006b000000000a400000fe0300010000000014000100fd09000000000000000000000000000014000500\
-         fd0000010000000000000000000000090800040004000000",
     );
     let multipath = RouteSpec {
         nexthops: vec![hop("10.1.0.8", 1), hop("10.1.0.9", 3)],
         ..RouteSpec::new(net("10.8.0.0/16"), Dev::default())
     };
     expect(
-        Change::AddRoute(RouteMode::Replace, multipath),
-        "ip route replace 10.8.0.0/16 nexthop via 10.1.0.8 dev va weight 1 nexthop via 10.1.0.9 dev va weight 3",
-        "480000001800050517f8006b0000000002100000fe03000100000000080001000a08000024000900100000000400000008000500\
+        Change::AddRoute(multipath),
+        "ip route add 10.8.0.0/16 nexthop via 10.1.0.8 dev va weight 1 nexthop via 10.1.0.9 dev va weight 3",
+        "480000001800050617f8006b0000000002100000fe03000100000000080001000a08000024000900100000000400000008000500\
          0a0100081000000204000000080005000a010009",
     );
 }
@@ -208,7 +201,7 @@ fn every_change_prints_as_a_command() {
             "ip route del 10.9.0.0/16 via 10.1.0.1 dev va scope link onlink",
         ),
         (
-            Change::AddRoute(RouteMode::Add, RouteSpec { gw, protocol: Some(4), ..route("fd09::/64") }),
+            Change::AddRoute(RouteSpec { gw, protocol: Some(4), ..route("fd09::/64") }),
             "ip -6 route add fd09::/64 via inet 10.1.0.1 dev va proto 4",
         ),
     ];
@@ -228,7 +221,7 @@ fn what_netlink_cannot_say_is_refused_and_adds_no_message() {
         Change::SetLink(SetLink { rename: Some("vb".into()), ..SetLink::of(Dev::named("va")) }),
         Change::SetLink(SetLink { master: Some(Some(Dev::named("cni0"))), ..SetLink::of(va()) }),
         Change::SetLink(SetLink { alias: Some("x".repeat(256)), ..SetLink::of(va()) }),
-        Change::AddRoute(RouteMode::Add, RouteSpec::new(net("10.0.0.0/8"), Dev::named("va"))),
+        Change::AddRoute(RouteSpec::new(net("10.0.0.0/8"), Dev::named("va"))),
         Change::DelPortVlan { dev: Dev::named("va"), range: VlanRange { first: 1, last: 1 } },
     ];
     for change in cases {

@@ -4,9 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use ipnet::IpNet;
 
-use super::{
-    AddAddress, AddBridge, AddVeth, Change, Mac, NextHop, RouteMode, RouteSpec, SetLink, VlanRange, uapi::*,
-};
+use super::{AddAddress, AddBridge, AddVeth, Change, Mac, NextHop, RouteSpec, SetLink, VlanRange, uapi::*};
 
 impl Display for Change {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -24,14 +22,7 @@ impl Display for Change {
                 if *nodad && net.addr().is_ipv6() { f.write_str(" nodad") } else { Ok(()) }
             }
             Change::DelAddress { dev, net } => write!(f, "{} addr del {net} dev {dev}", ip(net)),
-            Change::AddRoute(mode, route) => {
-                let verb = match mode {
-                    RouteMode::Add => "add",
-                    RouteMode::Append => "append",
-                    RouteMode::Replace => "replace",
-                };
-                write_route(f, verb, route)
-            }
+            Change::AddRoute(route) => write_route(f, "add", route),
             Change::DelRoute(route) => write_route(f, "del", route),
             Change::AddPortVlan { dev, vlan } => {
                 write!(f, "bridge vlan add dev {dev} vid {}", vlan.range)?;

@@ -222,11 +222,6 @@ impl Handle {
         if netns.is_current()? { open() } else { netns.enter(open) }
     }
 
-    /// Notifications about links of this handle's namespace; open it before the change it shall see.
-    pub fn watch_links(&self) -> Result<LinkWatch> {
-        self.beside(LinkWatch::open)
-    }
-
     /// Notifications about IPv6 addresses of this handle's namespace.
     pub fn watch_addresses(&self) -> Result<AddressWatch> {
         self.beside(AddressWatch::open)

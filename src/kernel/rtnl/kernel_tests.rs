@@ -61,7 +61,7 @@ fn a_veth_across_namespaces_is_made_with_port_flags_and_alias_in_one_datagram() 
             port: Some(PortFlags { hairpin: Some(true), isolated: Some(true) }),
             ..SetLink::of(Dev::named("vethab"))
         };
-        let mut watch = host.watch_links().unwrap();
+        let mut watch = LinkWatch::open().unwrap();
         let steps = [
             Step::Change(Change::AddVeth(veth)),
             Step::Change(Change::SetLink(flags)),
@@ -82,7 +82,7 @@ fn a_veth_across_namespaces_is_made_with_port_flags_and_alias_in_one_datagram() 
         assert!(late.msg().contains("vethab is not up after 30 ms"), "{late}");
         inside.apply(&[set_up(eth0.dev())]).unwrap();
         let link = host.wait_port_up(&mut watch, link.index, BUDGET).unwrap();
-        assert_eq!((link.oper_state, link.port.unwrap().state), (IF_OPER_UP, BR_STATE_FORWARDING));
+        assert_eq!((link.oper_state, link.port.unwrap().state), (IF_OPER_UP, BR_FORWARDING));
 
         let gone = host.apply(&[Change::DelLink(link.dev())]).and_then(|()| {
             watch.wait(BUDGET, |event| (event == Event::Gone { index: link.index }).then_some(()))
@@ -130,8 +130,8 @@ fn the_kernels_explanation_is_in_the_details() {
     private_netns("the_kernels_explanation", || {
         let mut handle = Handle::open().unwrap();
         let bridge = add_bridge(&mut handle, "cni0");
-        let route = RouteSpec::default_via("203.0.113.7".parse().unwrap(), bridge.dev());
-        let err = handle.apply(&[Change::AddRoute(RouteMode::Add, route)]).unwrap_err();
+        let route = default_via("203.0.113.7".parse().unwrap(), bridge.dev());
+        let err = handle.apply(&[Change::AddRoute(route)]).unwrap_err();
         assert_eq!(err.msg(), "ip route add default via 203.0.113.7 dev cni0: Network is unreachable");
         assert_eq!(err.details(), "Nexthop has invalid gateway");
     });
@@ -192,25 +192,17 @@ fn routes_come_back_with_everything_that_was_set() {
                 advmss: 1300,
                 ..RouteSpec::new(dst.parse().unwrap(), dev.clone())
             };
-            handle.apply(&[Change::AddRoute(RouteMode::Add, spec.clone())]).unwrap();
-            assert!(handle.apply(&[Change::AddRoute(RouteMode::Add, spec.clone())]).unwrap_err().is_exists());
+            handle.apply(&[Change::AddRoute(spec.clone())]).unwrap();
+            assert!(handle.apply(&[Change::AddRoute(spec.clone())]).unwrap_err().is_exists());
             let routes = handle.routes(dev.index).unwrap();
             let route = routes.iter().find(|r| r.table == 1000 && r.dst == spec.dst.trunc()).unwrap();
             assert_eq!((route.gw, route.src, route.oif), (spec.gw, spec.src, Some(dev.index)));
             assert_eq!((route.priority, route.mtu, route.advmss), (5, 1400, 1300));
             assert_eq!((route.protocol, route.scope, route.kind), (RTPROT_BOOT, 0, RTN_UNICAST));
-            handle
-                .apply(&[Change::AddRoute(RouteMode::Replace, RouteSpec { mtu: 1300, ..spec.clone() })])
-                .unwrap();
-            let routes = handle.routes(dev.index).unwrap();
-            let mtus: Vec<u32> = routes.iter().filter(|r| r.table == 1000).map(|r| r.mtu).collect();
-            assert_eq!(mtus, [1300]);
-            let spec = RouteSpec { mtu: 1300, ..spec };
             handle.apply(&[Change::DelRoute(spec.clone())]).unwrap();
             assert!(handle.apply(&[Change::DelRoute(spec)]).unwrap_err().is_gone());
         }
-        let onlink =
-            RouteSpec { onlink: true, ..RouteSpec::default_via("192.0.2.1".parse().unwrap(), dev.clone()) };
+        let onlink = RouteSpec { onlink: true, ..default_via("192.0.2.1".parse().unwrap(), dev.clone()) };
         let link = RouteSpec {
             scope: Some(RT_SCOPE_LINK),
             ..RouteSpec::new("198.51.100.0/24".parse().unwrap(), dev.clone())
@@ -220,17 +212,20 @@ fn routes_come_back_with_everything_that_was_set() {
             ..RouteSpec::new("198.18.0.0/15".parse().unwrap(), dev.clone())
         };
         for spec in [onlink, link, other_family] {
-            handle.apply(&[Change::AddRoute(RouteMode::Add, spec.clone())]).unwrap();
+            handle.apply(&[Change::AddRoute(spec.clone())]).unwrap();
             let routes = handle.routes(dev.index).unwrap();
             let route = routes.iter().find(|r| r.dst == spec.dst).unwrap();
-            assert_eq!((route.gw, route.is_onlink(), route.table), (spec.gw, spec.onlink, RT_TABLE_MAIN));
+            assert_eq!(
+                (route.gw, route.flags & RTNH_F_ONLINK != 0, route.table),
+                (spec.gw, spec.onlink, RT_TABLE_MAIN)
+            );
             assert_eq!(route.scope, spec.scope.unwrap_or(RT_SCOPE_UNIVERSE));
         }
     });
 }
 
 #[test]
-fn multipath_routes_are_made_in_one_message_and_by_appending() {
+fn multipath_routes_are_made_in_one_message() {
     private_netns("multipath_routes", || {
         let mut handle = Handle::open().unwrap();
         let dev = add_pair(&mut handle, "va", "vb").dev();
@@ -245,28 +240,13 @@ fn multipath_routes_are_made_in_one_message_and_by_appending() {
                 nexthops: vec![hop(gws[0], 1), hop(gws[1], 3)],
                 ..RouteSpec::new(dst.parse().unwrap(), Dev::default())
             };
-            handle.apply(&[Change::AddRoute(RouteMode::Add, spec.clone())]).unwrap();
+            handle.apply(&[Change::AddRoute(spec.clone())]).unwrap();
             let routes = handle.routes(dev.index).unwrap();
             let route = routes.iter().find(|r| r.dst == spec.dst).unwrap();
             assert_eq!((gateways(route), route.gw), (gws.to_vec(), None));
             assert_eq!(route.nexthops[1].weight, 3);
             handle.apply(&[Change::DelRoute(spec)]).unwrap();
         }
-        let via = |gw: &str| {
-            Change::AddRoute(RouteMode::Append, RouteSpec::default_via(gw.parse().unwrap(), dev.clone()))
-        };
-        handle.apply(&[via("10.1.0.8"), via("10.1.0.9"), via("fd00:1::8"), via("fd00:1::9")]).unwrap();
-        let routes = handle.routes(dev.index).unwrap();
-        let default = |v6: bool| {
-            routes
-                .iter()
-                .filter(move |r| r.dst.prefix_len() == 0 && r.dst.addr().is_ipv6() == v6 && r.table == 254)
-        };
-        assert_eq!(
-            default(false).filter_map(|r| r.gw).map(|gw| gw.to_string()).collect::<Vec<_>>(),
-            ["10.1.0.8", "10.1.0.9"]
-        );
-        assert_eq!(default(true).map(|r| gateways(r).len()).collect::<Vec<_>>(), [2]);
     });
 }
 
@@ -345,17 +325,11 @@ fn ipv6_addresses_are_waited_for_and_a_duplicate_is_named() {
     });
 }
 
-#[test]
-fn a_watch_is_in_the_namespace_of_its_handle() {
-    private_netns("a_watch_is_in_the_namespace_of_its_handle", || {
-        let inside = Netns::create_unnamed().unwrap();
-        let mut handle = inside.enter(Handle::open).unwrap();
-        let mut watch = handle.watch_links().unwrap();
-        add_bridge(&mut Handle::open().unwrap(), "outside0");
-        let seen = watch.drain(|event| if let Event::New(link) = event { Some(link.name) } else { None });
-        assert_eq!(seen, Ok(None));
-        add_bridge(&mut handle, "inside0");
-        let seen = watch.drain(|event| if let Event::New(link) = event { Some(link.name) } else { None });
-        assert_eq!(seen, Ok(Some("inside0".into())));
-    });
+/// `BR_STATE_FORWARDING`, linux/if_bridge.h.
+const BR_FORWARDING: u8 = 3;
+
+/// The default route of `gw`'s family.
+fn default_via(gw: std::net::IpAddr, dev: Dev) -> RouteSpec {
+    let dst = if gw.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+    RouteSpec { gw: Some(gw), ..RouteSpec::new(dst.parse().unwrap(), dev) }
 }

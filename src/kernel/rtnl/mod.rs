@@ -24,7 +24,7 @@ pub use handle::{Handle, Step};
 pub use link::{Bridge, Dev, Link, Port};
 pub use mac::Mac;
 pub use port_vlan::{PortVlan, VlanRange};
-pub use route::{NextHop, Route, RouteMode, RouteSpec};
+pub use route::{NextHop, Route, RouteSpec};
 pub use watch::{AddressWatch, Event, LinkWatch};
 
 pub(super) use socket::Socket;

@@ -15,17 +15,6 @@ use super::{
 };
 use crate::cni::Result;
 
-/// What happens when there is a route to the same destination already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouteMode {
-    /// EEXIST (`ip route add`).
-    Add,
-    /// IPv6: becomes one more next hop of it. IPv4: a separate route behind it. EEXIST when fully equal (`ip route append`).
-    Append,
-    /// It is replaced (`ip route replace`).
-    Replace,
-}
-
 /// A route to add or remove.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteSpec {
@@ -72,11 +61,6 @@ impl RouteSpec {
             protocol: None,
             nexthops: Vec::new(),
         }
-    }
-
-    /// The default route of `gw`'s family.
-    pub fn default_via(gw: IpAddr, dev: Dev) -> RouteSpec {
-        RouteSpec { gw: Some(gw), ..RouteSpec::new(default_net(gw.is_ipv6()), dev) }
     }
 }
 
@@ -125,11 +109,6 @@ pub struct Route {
 }
 
 impl Route {
-    /// Set up with `onlink`.
-    pub fn is_onlink(&self) -> bool {
-        self.flags & RTNH_F_ONLINK != 0
-    }
-
     /// Leaves, or can leave, through this interface.
     pub fn leaves_by(&self, index: u32) -> bool {
         self.oif == Some(index) || self.nexthops.iter().any(|hop| hop.dev.index == index)

@@ -27,8 +27,6 @@ pub const BRIDGE_VLAN_INFO_RANGE_END: u16 = 1 << 4;
 
 /// `BR_STATE_DISABLED`, linux/if_bridge.h.
 pub const BR_STATE_DISABLED: u8 = 0;
-/// `BR_STATE_FORWARDING`, linux/if_bridge.h.
-pub const BR_STATE_FORWARDING: u8 = 3;
 
 /// `IF_OPER_UP`, linux/if.h (RFC 2863).
 pub const IF_OPER_UP: u8 = 6;

@@ -39,7 +39,7 @@ pub enum Event {
 pub struct LinkWatch(Watch);
 
 impl LinkWatch {
-    /// For the calling thread's namespace; [`super::Handle::watch_links`] is for the handle's.
+    /// For the calling thread's namespace.
     pub fn open() -> Result<LinkWatch> {
         Watch::open(RTNLGRP_LINK).map(LinkWatch)
     }

@@ -85,11 +85,6 @@ impl Attributes<'_> {
         self.bytes(kind, &[value]);
     }
 
-    /// A two-byte attribute in host order.
-    pub fn u16(&mut self, kind: impl Into<u16>, value: u16) {
-        self.bytes(kind, &value.to_ne_bytes());
-    }
-
     /// A four-byte attribute in host order.
     pub fn u32(&mut self, kind: impl Into<u16>, value: u32) {
         self.bytes(kind, &value.to_ne_bytes());

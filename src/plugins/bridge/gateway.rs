@@ -31,10 +31,10 @@ pub fn complete(result: &mut CniResult, interface: i64, is_gateway: bool, is_def
 pub fn addresses(result: &CniResult) -> Vec<IpNet> {
     let mut wanted = Vec::new();
     for ip in &result.ips {
-        if let Some(net) = ip.gateway.and_then(|gw| IpNet::new(gw, ip.address.prefix_len()).ok()) {
-            if !wanted.contains(&net) {
-                wanted.push(net);
-            }
+        if let Some(net) = ip.gateway.and_then(|gw| IpNet::new(gw, ip.address.prefix_len()).ok())
+            && !wanted.contains(&net)
+        {
+            wanted.push(net);
         }
     }
     wanted

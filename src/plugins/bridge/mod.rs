@@ -34,7 +34,7 @@ impl Plugin for Bridge {
     }
 
     fn about(&self) -> &'static str {
-        "Connects the container to a host bridge, which can be its gateway"
+        "connects the container to a host bridge, which can be its gateway"
     }
 
     fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {

@@ -240,7 +240,7 @@ fn has_free(store: &Store, number: usize, set: &RangeSet) -> Result<bool> {
 }
 
 fn exhausted(set: &RangeSet) -> Error {
-    Error::new(Code::NO_ADDRESS, format!("no addresses available in range set: {set}"))
+    Error::new(Code::NO_ADDRESS, format!("no IP addresses available in range set: {set}"))
 }
 
 /// A reserved address as the result says it: with the prefix length of its subnet.

@@ -12,7 +12,7 @@ use crate::attach::undo::{Undo, or_take_back};
 use crate::attach::verify::{self, difference};
 use crate::attach::{Attachment, address, ipam, masquerade, teardown, veth};
 use crate::cni::{CniResult, Code, Dns, Error, Interface, Request, Result, ResultExt};
-use crate::kernel::rtnl::{AddAddress, Change, LinkWatch, PortFlags, RouteMode};
+use crate::kernel::rtnl::{AddAddress, Change, LinkWatch, PortFlags};
 use crate::kernel::{Kernel, sysctl};
 
 /// Number of the container's interface in the result: after the host's end.
@@ -67,7 +67,7 @@ impl Plugin for Ptp {
     }
 
     fn about(&self) -> &'static str {
-        "Connects the container to the host by a routed veth pair"
+        "connects the container to the host by a routed veth pair"
     }
 
     fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
@@ -144,9 +144,7 @@ fn attach<'a>(
         .into_iter()
         .map(|net| Change::AddAddress(AddAddress { dev: host.dev(), net, nodad: true }))
         .collect();
-    host_side.extend(
-        routes::to_container(&hops, &host.dev()).into_iter().map(|r| Change::AddRoute(RouteMode::Add, r)),
-    );
+    host_side.extend(routes::to_container(&hops, &host.dev()).into_iter().map(Change::AddRoute));
     kernel.host()?.apply(&host_side)?;
 
     let dev = pair.container.dev();

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::attach::address;
 use crate::cni::{CniResult, Error, Result};
-use crate::kernel::rtnl::{Change, Dev, RouteMode, RouteSpec};
+use crate::kernel::rtnl::{Change, Dev, RouteSpec};
 
 /// `RT_SCOPE_LINK` and `RT_SCOPE_HOST`, linux/rtnetlink.h.
 const SCOPE_LINK: u8 = 253;
@@ -112,7 +112,7 @@ pub fn container_changes(dev: &Dev, result: &CniResult, hops: &[Hop], interface:
             }));
         }
     }
-    changes.extend(from_container(hops, dev).into_iter().map(|r| Change::AddRoute(RouteMode::Add, r)));
+    changes.extend(from_container(hops, dev).into_iter().map(Change::AddRoute));
     changes.extend(configured);
     Ok(changes)
 }
