@@ -97,7 +97,7 @@ impl Container {
             for file in ["net/ipv6/conf/lo/disable_ipv6".to_owned(), path("disable_ipv6")] {
                 sysctl::ensure(&file, "0").context("IPv6 addresses need IPv6 to be enabled")?;
             }
-            sysctl::write(&path("keep_addr_on_down"), "1")?;
+            sysctl::ensure(&path("keep_addr_on_down"), "1")?;
             let _ = sysctl::write(&path("ndisc_notify"), "1");
             let dad = if ipv6 == Ipv6::Dad { "1" } else { "0" };
             let _ = sysctl::write(&path("accept_dad"), dad);
