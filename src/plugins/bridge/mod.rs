@@ -15,7 +15,7 @@ use crate::attach::container::{Container, Ipv6};
 use crate::attach::undo::{Undo, or_take_back};
 use crate::attach::{Attachment, address, ipam, masquerade, spoofcheck, teardown, veth};
 use crate::cni::{CniResult, Code, Error, Interface, Request, Result, ResultExt};
-use crate::kernel::rtnl::{Change, Link, LinkWatch, PortFlags, SetLink};
+use crate::kernel::rtnl::{Change, Link, PortFlags, SetLink};
 use crate::kernel::{Kernel, sysctl};
 
 /// Number of the container's interface in the result: after the bridge and the host's end.
@@ -96,7 +96,6 @@ fn attach<'a>(
     let bridge = link::ensure(kernel.host()?, conf)?;
     let vlan_gateway = ensure_gateway(kernel, conf, &bridge, &result)?;
 
-    let mut watch = LinkWatch::open()?;
     let wanted = veth::Wanted {
         attachment: of,
         addresses: addresses.clone(),
@@ -124,12 +123,11 @@ fn attach<'a>(
             masquerade::add(kernel.nft()?, &of, &addresses, backend)?;
             undo.push(move |kernel| masquerade::del(kernel.nft()?, &of, &[]));
         }
-        let up =
-            kernel.host()?.wait_port_up(&mut watch, host.index, veth::UP_BUDGET).context("bridge port")?;
+        let up = kernel.host()?.wait_port_up(host.index, veth::UP_BUDGET).context("bridge port")?;
         host_mac = up.mac;
         if !bridge.is_oper_up() {
             // Its first port: until the bridge has a carrier too, what the gateway sends is dropped.
-            kernel.host()?.wait_port_up(&mut watch, bridge.index, veth::UP_BUDGET).context("bridge")?;
+            kernel.host()?.wait_port_up(bridge.index, veth::UP_BUDGET).context("bridge")?;
         }
         if conf.dad {
             container.wait_settled(pair.container.index)?;

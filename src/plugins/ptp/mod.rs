@@ -12,7 +12,7 @@ use crate::attach::undo::{Undo, or_take_back};
 use crate::attach::verify::{self, difference};
 use crate::attach::{Attachment, address, ipam, masquerade, teardown, veth};
 use crate::cni::{CniResult, Code, Dns, Error, Interface, Request, Result, ResultExt};
-use crate::kernel::rtnl::{AddAddress, Change, LinkWatch, PortFlags};
+use crate::kernel::rtnl::{AddAddress, Change, PortFlags};
 use crate::kernel::{Kernel, sysctl};
 
 /// Number of the container's interface in the result: after the host's end.
@@ -135,7 +135,6 @@ fn attach<'a>(
         port: PortFlags::default(),
         is_gateway: true,
     };
-    let mut watch = LinkWatch::open()?;
     let pair = veth::create(kernel.host()?, container, &wanted)?;
     undo.push(move |kernel| teardown::links(req, kernel));
     let host = pair.host;
@@ -154,7 +153,7 @@ fn attach<'a>(
         masquerade::add(kernel.nft()?, &of, &addresses, backend)?;
         undo.push(move |kernel| masquerade::del(kernel.nft()?, &of, &[]));
     }
-    kernel.host()?.wait_port_up(&mut watch, host.index, veth::UP_BUDGET).context("host")?;
+    kernel.host()?.wait_port_up(host.index, veth::UP_BUDGET).context("host")?;
     let mac = pair.container.mac.ok_or_else(|| Error::internal(format!("{} has no MAC", req.ifname)))?;
 
     result.interfaces = vec![
