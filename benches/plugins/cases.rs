@@ -1,0 +1,378 @@
+//! What is measured: each case runs its contenders in turns, so that a slow moment of the machine meets all of them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::call::{Call, reap_orphans};
+use crate::floor::{self, Floor, Shape};
+use crate::node::{Netns, World, fill_leases};
+use crate::progress;
+use crate::stats::Samples;
+
+/// Name of our contender in results.
+pub const OURS: &str = "cni-all";
+/// … with `CNI_ALL_WAIT=1`.
+pub const OURS_WAITING: &str = "cni-all waiting";
+/// … of the Go plugins.
+pub const GO: &str = "go";
+/// … of the kernel's own cost; DEL is detached.
+pub const KERNEL: &str = "kernel";
+/// … with a DEL that waits.
+pub const KERNEL_WAITING: &str = "kernel waiting";
+
+/// The times of one contender in one case.
+pub struct Outcome {
+    /// What was done.
+    pub case: &'static str,
+    /// Of how many: containers or leases; 0 where it does not matter.
+    pub size: u32,
+    /// Who did it.
+    pub contender: &'static str,
+    /// ADD, or the only thing that is done.
+    pub add: Samples,
+    /// DEL.
+    pub del: Samples,
+}
+
+/// What is compared, and how long it may take.
+pub struct Bench<'w> {
+    /// The private world.
+    pub world: &'w World,
+    /// CNI_PATH of our executable.
+    pub ours: PathBuf,
+    /// CNI_PATH of the Go plugins, when they are installed.
+    pub go: Option<PathBuf>,
+    /// Rounds to aim at.
+    pub rounds: usize,
+    /// After this time a case ends early, though not before its third round.
+    pub budget: Duration,
+    /// Everything so far.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// Somebody who can do and undo a thing.
+trait Contender {
+    fn add(&mut self) -> io::Result<Duration>;
+    fn del(&mut self) -> io::Result<Duration>;
+}
+
+type Contenders<'a> = Vec<(&'static str, Box<dyn Contender + 'a>)>;
+
+impl Bench<'_> {
+    /// Programs that do nothing: what starting a process costs.
+    pub fn start(&mut self, netns: &Netns) -> io::Result<()> {
+        let mut sides: Contenders<'_> = Vec::new();
+        for (name, flags) in [("empty static", &["-static"][..]), ("empty dynamic", &[])] {
+            if let Some(program) = empty_program(self.world, name, flags)? {
+                sides.push((name, Box::new(Started { netns, call: Call::bare(&program) })));
+            }
+        }
+        for (name, bin) in [(Some(OURS), Some(&self.ours)), (Some(GO), self.go.as_ref())] {
+            let (Some(name), Some(bin)) = (name, bin) else { continue };
+            let call = Call::bare(&bin.join("bridge")).env("CNI_COMMAND", "VERSION");
+            sides.push((name, Box::new(Started { netns, call })));
+        }
+        self.rounds *= 4;
+        let done = self.measure("start", 0, sides);
+        self.rounds /= 4;
+        done
+    }
+
+    /// The plugin that every container needs.
+    pub fn loopback(&mut self) -> io::Result<()> {
+        let host = self.world.netns("host")?;
+        let container = self.world.netns("container")?;
+        let config = json!({"cniVersion": "1.0.0", "name": "lo", "type": "loopback"});
+        let mut sides = self.plugins(&host, &container, |_| Ok(config.clone()))?;
+        sides.push((KERNEL, Box::new(LoopbackFloor { host: &host, container: &container })));
+        self.measure("loopback", 0, sides)
+    }
+
+    /// host-local called by itself, with this many leases in its directory.
+    pub fn host_local(&mut self, leases: u32) -> io::Result<()> {
+        let host = self.world.netns("host")?;
+        let container = self.world.netns("container")?;
+        let world = self.world;
+        let sides = self.plugins(&host, &container, |name| {
+            let data = world.data(&format!("{name}-{leases}"))?;
+            fill_leases(&data.join("bench"), leases)?;
+            Ok(json!({
+                "cniVersion": "1.0.0", "name": "bench", "type": "host-local",
+                "ipam": {"type": "host-local", "dataDir": data, "subnet": "10.64.0.0/16"},
+            }))
+        })?;
+        self.measure("host-local", leases, sides)?;
+        for name in [OURS, GO] {
+            let _ = fs::remove_dir_all(self.world.data(&format!("{name}-{leases}"))?);
+        }
+        Ok(())
+    }
+
+    /// A network of containers: each of the sizes in turn is the number of those that are there already. The Go plugins
+    /// take part up to `go_limit`.
+    pub fn network(
+        &mut self,
+        case: &'static str,
+        shape: Shape,
+        masquerade: bool,
+        sizes: &[u32],
+        go_limit: u32,
+    ) -> io::Result<()> {
+        let world = self.world;
+        let hosts = [world.netns("host-ours")?, world.netns("host-go")?, world.netns("host-kernel")?];
+        let [ours, go, kernel] = &hosts;
+        floor::prepare(kernel, shape, masquerade)?;
+        let leases = world.data(&format!("{case}-kernel"))?;
+        let config = |name: &str| -> io::Result<Value> {
+            let kind = if shape == Shape::Bridge { "bridge" } else { "ptp" };
+            Ok(json!({
+                "cniVersion": "1.0.0", "name": "bench", "type": kind, "bridge": "cni0", "isGateway": true,
+                "ipMasq": masquerade,
+                "ipam": {
+                    "type": "host-local", "dataDir": world.data(&format!("{case}-{name}"))?,
+                    "subnet": "10.22.0.0/16", "routes": [{"dst": "0.0.0.0/0"}],
+                },
+            }))
+        };
+        let container = world.netns("container")?;
+        let mut present: Vec<Netns> = Vec::new();
+        let mut count = 0;
+        for size in sizes {
+            for number in count..*size {
+                progress(&format!("{case}: container {number}"));
+                let id = format!("filler{number}");
+                let fill = |name: &str, bin: &Path, host: &Netns| -> io::Result<Netns> {
+                    let netns = world.netns(&format!("{name}-{number}"))?;
+                    host.enter()?;
+                    Call::plugin(bin, "ADD", &id, netns.path(), "eth0", &config(name)?).run()?;
+                    Ok(netns)
+                };
+                present.push(fill(OURS, &self.ours, ours)?);
+                if let Some(bin) = self.go.as_ref().filter(|_| number < go_limit) {
+                    present.push(fill(GO, bin, go)?);
+                }
+                let netns = world.netns(&format!("kernel-{number}"))?;
+                kernel.enter()?;
+                let number = number as u16;
+                Floor::new(kernel, &netns, shape, masquerade, number, leases.clone()).add()?;
+                present.push(netns);
+            }
+            count = *size;
+            let mut sides: Contenders<'_> = Vec::new();
+            sides.push((OURS, Box::new(Plugin::new(&self.ours, ours, &container, config(OURS)?))));
+            if *size == sizes[0] {
+                let waiting = Plugin::new(&self.ours, ours, &container, config(OURS)?).waiting();
+                sides.push((OURS_WAITING, Box::new(waiting)));
+            }
+            if let Some(bin) = self.go.as_ref().filter(|_| *size <= go_limit) {
+                sides.push((GO, Box::new(Plugin::new(bin, go, &container, config(GO)?))));
+            }
+            let floor =
+                || Floor::new(kernel, &container, shape, masquerade, count as u16 + 1, leases.clone());
+            sides.push((KERNEL, Box::new(NetworkFloor { host: kernel, floor: floor(), detached: true })));
+            if *size == sizes[0] {
+                let waiting = NetworkFloor { host: kernel, floor: floor(), detached: false };
+                sides.push((KERNEL_WAITING, Box::new(waiting)));
+            }
+            self.measure(case, *size, sides)?;
+        }
+        drop(present);
+        progress(&format!("{case}: waiting for the kernel to clean up"));
+        hosts.iter().try_for_each(Netns::settle)
+    }
+
+    /// Our plugins and the Go plugins on the same namespaces, each with its own configuration.
+    fn plugins<'a>(
+        &self,
+        host: &'a Netns,
+        container: &'a Netns,
+        config: impl Fn(&str) -> io::Result<Value>,
+    ) -> io::Result<Contenders<'a>> {
+        let mut sides: Contenders<'a> = Vec::new();
+        for (name, bin) in [(OURS, Some(&self.ours)), (GO, self.go.as_ref())] {
+            if let Some(bin) = bin {
+                sides.push((name, Box::new(Plugin::new(bin, host, container, config(name)?))));
+            }
+        }
+        Ok(sides)
+    }
+
+    /// Rounds in which every contender has its turn, after one that does not count.
+    fn measure(&mut self, case: &'static str, size: u32, mut sides: Contenders<'_>) -> io::Result<()> {
+        let mut samples = vec![(Samples::default(), Samples::default()); sides.len()];
+        let started = Instant::now();
+        for round in 0..=self.rounds {
+            if round > 3 && started.elapsed() > self.budget {
+                break;
+            }
+            let of = if size == 0 { String::new() } else { format!(", {size}") };
+            progress(&format!("{case}{of}: round {round} of {}", self.rounds));
+            for ((name, side), (add, del)) in sides.iter_mut().zip(&mut samples) {
+                let blame = |e: io::Error| io::Error::other(format!("{case} {size}, {name}: {e}"));
+                let times = (side.add().map_err(blame)?, side.del().map_err(blame)?);
+                if round > 0 {
+                    add.push(times.0);
+                    del.push(times.1);
+                }
+            }
+        }
+        let outcomes = sides.iter().zip(samples);
+        self.outcomes.extend(outcomes.map(|((contender, _), (add, del))| Outcome {
+            case,
+            size,
+            contender,
+            add,
+            del,
+        }));
+        Ok(())
+    }
+
+    /// Peak memory of ADD and of DEL on the network with masquerade, for our executable and the Go plugin.
+    pub fn memory(&self) -> io::Result<Vec<(&'static str, u64)>> {
+        let host = self.world.netns("host")?;
+        let container = self.world.netns("container")?;
+        let mut peaks = Vec::new();
+        for (name, bin) in [(OURS, Some(&self.ours)), (GO, self.go.as_ref())] {
+            let Some(bin) = bin else { continue };
+            let config = json!({
+                "cniVersion": "1.0.0", "name": "bench", "type": "bridge", "bridge": "cni0", "isGateway": true,
+                "ipMasq": true,
+                "ipam": {
+                    "type": "host-local", "dataDir": self.world.data(&format!("memory-{name}"))?,
+                    "subnet": "10.22.0.0/16", "routes": [{"dst": "0.0.0.0/0"}],
+                },
+            });
+            let call = |command| Call::plugin(bin, command, "memory", container.path(), "eth0", &config);
+            host.enter()?;
+            peaks.push((name, call("ADD").peak_memory()?.max(call("DEL").peak_memory()?)));
+            let bridge = Command::new("ip").args(["link", "del", "cni0"]).output();
+            drop(bridge);
+        }
+        Ok(peaks)
+    }
+}
+
+/// A plugin with its attachment.
+struct Plugin<'a> {
+    bin: PathBuf,
+    host: &'a Netns,
+    container: &'a Netns,
+    config: Value,
+    wait: bool,
+    result: Value,
+}
+
+impl<'a> Plugin<'a> {
+    fn new(bin: &Path, host: &'a Netns, container: &'a Netns, config: Value) -> Plugin<'a> {
+        Plugin { bin: bin.to_owned(), host, container, config, wait: false, result: Value::Null }
+    }
+
+    fn waiting(mut self) -> Plugin<'a> {
+        self.wait = true;
+        self
+    }
+
+    fn call(&self, command: &str, config: &Value) -> Call {
+        let call = Call::plugin(&self.bin, command, "measured", self.container.path(), "eth0", config);
+        if self.wait { call.env("CNI_ALL_WAIT", "1") } else { call }
+    }
+}
+
+impl Contender for Plugin<'_> {
+    fn add(&mut self) -> io::Result<Duration> {
+        self.host.enter()?;
+        let done = self.call("ADD", &self.config).run()?;
+        self.result = serde_json::from_slice(&done.stdout)?;
+        Ok(done.elapsed)
+    }
+
+    fn del(&mut self) -> io::Result<Duration> {
+        self.host.enter()?;
+        let mut config = self.config.clone();
+        config["prevResult"] = self.result.clone();
+        Ok(self.call("DEL", &config).run()?.elapsed)
+    }
+}
+
+/// A program that is started for nothing.
+struct Started<'a> {
+    netns: &'a Netns,
+    call: Call,
+}
+
+impl Contender for Started<'_> {
+    fn add(&mut self) -> io::Result<Duration> {
+        self.netns.enter()?;
+        Ok(self.call.run()?.elapsed)
+    }
+
+    fn del(&mut self) -> io::Result<Duration> {
+        self.add()
+    }
+}
+
+struct LoopbackFloor<'a> {
+    host: &'a Netns,
+    container: &'a Netns,
+}
+
+impl LoopbackFloor<'_> {
+    fn set(&self, up: bool) -> io::Result<Duration> {
+        self.host.enter()?;
+        let started = Instant::now();
+        floor::loopback(self.host, self.container, up)?;
+        Ok(started.elapsed())
+    }
+}
+
+impl Contender for LoopbackFloor<'_> {
+    fn add(&mut self) -> io::Result<Duration> {
+        self.set(true)
+    }
+
+    fn del(&mut self) -> io::Result<Duration> {
+        self.set(false)
+    }
+}
+
+struct NetworkFloor<'a> {
+    host: &'a Netns,
+    floor: Floor<'a>,
+    detached: bool,
+}
+
+impl Contender for NetworkFloor<'_> {
+    fn add(&mut self) -> io::Result<Duration> {
+        self.host.enter()?;
+        let started = Instant::now();
+        self.floor.add()?;
+        Ok(started.elapsed())
+    }
+
+    fn del(&mut self) -> io::Result<Duration> {
+        self.host.enter()?;
+        let started = Instant::now();
+        if !self.detached {
+            self.floor.del()?;
+            return Ok(started.elapsed());
+        }
+        let waiter = self.floor.del_detached()?;
+        let elapsed = started.elapsed();
+        waiter.join().map_err(|_| io::Error::other("the waiting thread panicked"))??;
+        reap_orphans();
+        Ok(elapsed)
+    }
+}
+
+/// An empty C program; `None` when there is no C compiler (or no static C library).
+fn empty_program(world: &World, name: &str, flags: &[&str]) -> io::Result<Option<PathBuf>> {
+    let (source, program) = (world.path("empty.c"), world.path(&name.replace(' ', "-")));
+    fs::write(&source, "int main(void) { return 0; }\n")?;
+    let compiled = Command::new("cc").args(flags).arg("-O1").arg("-o").arg(&program).arg(&source).output();
+    Ok(compiled.is_ok_and(|output| output.status.success()).then_some(program))
+}
