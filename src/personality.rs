@@ -1,4 +1,4 @@
-//! What the executable is: argv[0] names a plugin, or it is `cni-all` with commands of its own.
+//! What the executable is: `argv[0]` names a plugin, or it is `cni-all` with commands of its own.
 //!
 //! `main.rs` owns the process and hands it over as a [`Process`]; nothing here touches it directly.
 

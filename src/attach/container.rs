@@ -1,10 +1,13 @@
 //! The container's side of an attachment: its namespace, and the settings of the interface in it.
 
+use std::net::IpAddr;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::cni::{Error, Request, Result, ResultExt};
 use crate::kernel::netns::Netns;
-use crate::kernel::rtnl::{Change, Handle, Link, SetLink};
+use crate::kernel::rtnl::{AddressWatch, Change, Handle, Link, SetLink};
 use crate::kernel::sysctl;
 
 /// The container's network namespace with a handle to it, used from outside.
@@ -24,6 +27,19 @@ pub enum Ipv6 {
     NoDad,
     /// Duplicate address detection, the enhanced kind (RFC 7527).
     Dad,
+}
+
+/// How long the kernel may take until an IPv6 address works; it mostly is a fraction of a millisecond.
+const USABLE_BUDGET: Duration = Duration::from_secs(1);
+
+/// Waits until the IPv6 addresses among `nets`, just added to link `index` without duplicate address detection, work.
+///
+/// # Errors
+/// Notifications cannot be received. That it takes too long is none: the addresses are there.
+pub fn wait_usable(watch: Option<AddressWatch>, index: u32, nets: &[IpNet]) -> Result<()> {
+    let Some(mut watch) = watch else { return Ok(()) };
+    let wanted: Vec<IpAddr> = nets.iter().map(IpNet::addr).filter(IpAddr::is_ipv6).collect();
+    watch.wait_usable(index, wanted, USABLE_BUDGET).map(drop)
 }
 
 impl Container {
@@ -85,26 +101,28 @@ impl Container {
     /// `arp_notify` and `ndisc_notify` make the kernel announce the addresses whenever the interface comes up or its
     /// address is set: see [`Container::announce`].
     ///
+    /// With IPv6, what tells that the addresses work: see [`wait_usable`].
+    ///
     /// # Errors
     /// A setting that IPv6 addresses need cannot be made; others are best effort, as kernels without IPv6 lack them.
-    pub fn prepare(&self, ipv6: Ipv6, name: &str) -> Result<()> {
+    pub fn prepare(&self, ipv6: Ipv6, name: &str) -> Result<Option<AddressWatch>> {
         self.netns.enter(|| {
             let _ = sysctl::write(&format!("net/ipv4/conf/{name}/arp_notify"), "1");
             if ipv6 == Ipv6::None {
-                return Ok(());
+                return Ok(None);
             }
             let path = |key: &str| format!("net/ipv6/conf/{name}/{key}");
             for file in ["net/ipv6/conf/lo/disable_ipv6".to_owned(), path("disable_ipv6")] {
                 sysctl::ensure(&file, "0").context("IPv6 addresses need IPv6 to be enabled")?;
             }
-            sysctl::write(&path("keep_addr_on_down"), "1")?;
+            sysctl::ensure(&path("keep_addr_on_down"), "1")?;
             let _ = sysctl::write(&path("ndisc_notify"), "1");
             let dad = if ipv6 == Ipv6::Dad { "1" } else { "0" };
             let _ = sysctl::write(&path("accept_dad"), dad);
             if ipv6 == Ipv6::Dad {
                 let _ = sysctl::write(&path("enhanced_dad"), "1");
             }
-            Ok(())
+            AddressWatch::open().map(Some)
         })
     }
 

@@ -1,5 +1,7 @@
 //! loopback: `lo` up in the container. `CNI_IFNAME` does not matter (reference: main-plugins.md section 15).
 
+use ipnet::IpNet;
+
 use super::{Kind, Plugin};
 use crate::attach::container::Container;
 use crate::attach::verify::difference;
@@ -34,17 +36,20 @@ impl Plugin for Loopback {
     fn add(&self, req: &Request, _kernel: &mut Kernel) -> Result<CniResult> {
         let prev = req.config.prev_result()?;
         let mut container = Container::open(req)?;
-        set(&mut container, true)?;
         let link = lo(&mut container)?;
-        let addresses: Vec<_> = container.rtnl.addresses(link.index)?.into_iter().map(|a| a.net).collect();
-        if let Some(foreign) = addresses.iter().find(|net| !net.addr().is_loopback()) {
+        if let Some(foreign) =
+            addresses(&mut container, &link)?.into_iter().find(|net| !net.addr().is_loopback())
+        {
             return Err(Error::internal(format!(
                 "loopback interface {LO:?} has the non-loopback address {foreign}"
             )));
         }
+        set(&mut container, true)?;
         if let Some(prev) = prev {
             return Ok(prev);
         }
+        // The kernel gives it its addresses as it comes up.
+        let addresses = addresses(&mut container, &link)?;
         // The first of each family: 127.0.0.1/8, and ::1/128 unless IPv6 is off.
         let first = |v4: bool| addresses.iter().find(|net| net.addr().is_ipv4() == v4);
         let ips = [first(true), first(false)].into_iter().flatten();
@@ -91,4 +96,8 @@ fn set(container: &mut Container, up: bool) -> Result<()> {
 
 fn lo(container: &mut Container) -> Result<Link> {
     container.rtnl.link(LO)?.ok_or_else(|| difference(format!("interface {LO:?} is missing")))
+}
+
+fn addresses(container: &mut Container, link: &Link) -> Result<Vec<IpNet>> {
+    Ok(container.rtnl.addresses(link.index)?.into_iter().map(|address| address.net).collect())
 }

@@ -62,12 +62,6 @@ impl NetworkList {
         load().context(path.display())
     }
 
-    /// The types of all plugins and of the IPAM plugins they delegate to.
-    pub fn plugin_types(&self) -> Vec<String> {
-        let ipam = self.plugins.iter().filter_map(|plugin| plugin_type(plugin.get("ipam")?.as_ref()).ok());
-        self.plugins.iter().filter_map(|plugin| plugin_type(plugin).ok()).chain(ipam).collect()
-    }
-
     /// A list: its own keys match exactly, those of the plugins without regard to case. `more`: plugins of the folder.
     fn from_list(document: &Value, more: Vec<Value>) -> Result<NetworkList> {
         let name = text(document, "name")?.unwrap_or_default().into_owned();

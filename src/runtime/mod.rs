@@ -5,4 +5,4 @@ pub mod conflist;
 mod run;
 
 pub use conflist::NetworkList;
-pub use run::{Attachment, add, del};
+pub use run::{Attachment, PluginPath, add, del};

@@ -9,6 +9,7 @@ use crate::cni::json::Value;
 use crate::cni::{Accepts, CniResult, Command, Environment, Error, Request, Result, Version};
 use crate::invoke;
 use crate::kernel::Kernel;
+use crate::plugins;
 
 /// One container's interface in one network.
 #[derive(Clone, Debug)]
@@ -21,8 +22,28 @@ pub struct Attachment<'a> {
     pub netns: &'a str,
     /// The interface's name inside.
     pub ifname: &'a str,
-    /// Directories of plugins, separated by colons.
-    pub path: &'a str,
+    /// Where plugins are looked for.
+    pub path: &'a PluginPath,
+}
+
+/// `CNI_PATH`: directories separated by colons.
+#[derive(Clone, Debug)]
+pub struct PluginPath {
+    /// For plugins that are built in, as the IPAM plugin that they delegate to, if any.
+    pub built_in: String,
+    /// For all others.
+    pub all: String,
+}
+
+impl PluginPath {
+    fn of(&self, plugin: &Value) -> &str {
+        let is_built_in = |name: String| plugins::find(&name).is_some();
+        let ipam = plugin.get("ipam").and_then(|ipam| plugin_type(&ipam).ok());
+        match plugin_type(plugin).is_ok_and(is_built_in) && ipam.is_none_or(is_built_in) {
+            true => &self.built_in,
+            false => &self.all,
+        }
+    }
 }
 
 /// Attaches: every plugin in order, each with the result of the one before. The result is the last plugin's.
@@ -87,7 +108,7 @@ fn request(
             "CNI_CONTAINERID" => attachment.container_id,
             "CNI_NETNS" => attachment.netns,
             "CNI_IFNAME" => attachment.ifname,
-            "CNI_PATH" => attachment.path,
+            "CNI_PATH" => attachment.path.of(plugin),
             _ => return None,
         };
         Some(value.to_owned())

@@ -46,6 +46,8 @@ impl Node {
         let workdir = Workdir::new();
         let host = Netns::create(&workdir.root().join("netns/host")).unwrap();
         host.ip(&["link set lo up"]);
+        // A new namespace takes this over from the machine's own.
+        host.set_sysctl("net/ipv4/ip_forward", "0");
         Node { host, workdir, containers: AtomicU32::new(0) }
     }
 

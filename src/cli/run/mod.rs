@@ -18,9 +18,8 @@ use crate::kernel::Kernel;
 use crate::kernel::netns::Netns;
 use crate::kernel::rtnl::{Change, Dev, Handle, SetLink};
 use crate::personality::Process;
-use crate::plugins;
 use crate::runtime::conflist::Directory;
-use crate::runtime::{self, Attachment, NetworkList};
+use crate::runtime::{self, Attachment, NetworkList, PluginPath};
 use command::{Outcome, Signals};
 
 /// Exit status when `run` itself failed, as of env(1), timeout(1) and container engines.
@@ -61,9 +60,9 @@ const DEFAULT_NETWORK: &str = r#"{"cniVersion":"1.1.0","name":"mynet","plugins":
     example = "{command_name} -- ping -c1 10.22.0.1",
     example = "{command_name} --network ./mynet.conflist --network backend -- sh",
     note = "SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to the command; cleaning up comes after it.\n\
-        Plugins are looked for in CNI_PATH; when it is not set, beside this executable, and, if the\n\
-        network has one that is no part of it, in /opt/cni/bin and /usr/lib/cni. When the network\n\
-        names DNS servers, the command sees an /etc/resolv.conf with them.",
+        Plugins are looked for in CNI_PATH; when it is not set, beside this executable, and those that\n\
+        are no part of it in /opt/cni/bin and /usr/lib/cni, too. When the network names DNS servers,\n\
+        the command sees an /etc/resolv.conf with them.",
     error_code(125, "the network could not be set up, or another failure of run itself"),
     error_code(126, "the command cannot be executed"),
     error_code(127, "the command was not found")
@@ -133,8 +132,14 @@ impl Run {
         let up = Change::SetLink(SetLink { up: Some(true), ..SetLink::of(Dev::named("lo")) });
         netns.enter(|| Handle::open()?.apply(&[up]))?;
         let wait = (process.env)("CNI_ALL_WAIT").is_some_and(|v| v == "1");
-        let paths = networks.iter().map(|network| plugin_path(process, network)).collect();
-        Ok(Prepared { networks, paths, signals, netns, container_id: container_id()?, wait })
+        Ok(Prepared {
+            networks,
+            path: plugin_path(process),
+            signals,
+            netns,
+            container_id: container_id()?,
+            wait,
+        })
     }
 
     /// The networks to attach to. Broken files that stand beside them are reported and do no harm.
@@ -170,14 +175,13 @@ impl Run {
         let attachments: Vec<Attachment<'_>> = prepared
             .networks
             .iter()
-            .zip(&prepared.paths)
             .zip(&ifnames)
-            .map(|((network, path), ifname)| Attachment {
+            .map(|(network, ifname)| Attachment {
                 network,
                 container_id: &prepared.container_id,
                 netns: prepared.netns.path(),
                 ifname,
-                path,
+                path: &prepared.path,
             })
             .collect();
         let mut results = Vec::new();
@@ -235,8 +239,7 @@ impl Run {
 /// Everything that is needed before the first plugin is called.
 struct Prepared {
     networks: Vec<NetworkList>,
-    /// Where each network's plugins are looked for.
-    paths: Vec<String>,
+    path: PluginPath,
     signals: Signals,
     netns: Netns,
     container_id: String,
@@ -256,17 +259,15 @@ fn container_id() -> Result<String> {
     Ok(format!("cni-all-run-{:016x}", u64::from_ne_bytes(random)))
 }
 
-/// `CNI_PATH`; when it is not set, the directory of this executable, and the usual ones if the network has a plugin that is
-/// no part of it: what is installed there must not take the place of what this executable can do itself.
-fn plugin_path(process: &Process<'_>, network: &NetworkList) -> String {
+/// `CNI_PATH`; when it is not set, the directory of this executable, and the usual ones for plugins that are no part of it:
+/// what happens to be installed there must not take the place of what this executable can do itself.
+fn plugin_path(process: &Process<'_>) -> PluginPath {
     if let Some(path) = (process.env)("CNI_PATH").filter(|path| !path.is_empty()) {
-        return path;
+        return PluginPath { all: path.clone(), built_in: path };
     }
     let own = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_str()?.to_owned()));
-    match own {
-        Some(own) if network.plugin_types().iter().all(|name| plugins::find(name).is_some()) => own,
-        own => own.iter().map(String::as_str).chain(PLUGIN_DIRS).collect::<Vec<_>>().join(":"),
-    }
+    let all = own.iter().map(String::as_str).chain(PLUGIN_DIRS).collect::<Vec<_>>().join(":");
+    PluginPath { built_in: own.unwrap_or_else(|| all.clone()), all }
 }
 
 /// The name servers of all networks; `None` when none names any.

@@ -237,18 +237,24 @@ impl Handle {
 
     /// Waits until a link is operationally up and, when it is a bridge's port, not disabled there.
     ///
-    /// `watch` must have been opened before the link was set up. ENODEV when the link goes away; after `budget` the error
-    /// names the state it is in.
-    pub fn wait_port_up(&mut self, watch: &mut LinkWatch, index: u32, budget: Duration) -> Result<Link> {
+    /// ENODEV when the link goes away; after `budget` the error names the state it is in. Notifications are asked for only
+    /// when it is not up yet, which it mostly is.
+    pub fn wait_port_up(&mut self, index: u32, budget: Duration) -> Result<Link> {
         let ready =
             |link: &Link| link.is_oper_up() && link.port.is_none_or(|port| port.state != BR_STATE_DISABLED);
         let gone = || Error::system(format_args!("wait until if{index} is up"), Errno::ENODEV);
         let deadline = Instant::now() + budget;
+        let mut opened: Option<LinkWatch> = None;
         loop {
             let link = self.link_by_index(index)?.ok_or_else(gone)?;
             if ready(&link) {
                 return Ok(link);
             }
+            let Some(watch) = &mut opened else {
+                // What changes from here on is seen; look once more for what changed before.
+                opened = Some(self.beside(LinkWatch::open)?);
+                continue;
+            };
             let left = deadline.saturating_duration_since(Instant::now());
             let event = watch.wait(left, |event| match event {
                 Event::New(link) if link.index == index => Some(()),

@@ -78,10 +78,10 @@ fn a_veth_across_namespaces_is_made_with_port_flags_and_alias_in_one_datagram() 
         let eth0 = inside.link("eth0").unwrap().unwrap();
         assert_eq!((Some(eth0.index), eth0.mac, eth0.mtu), (link.peer, Some(mac), 1400));
         assert_eq!(eth0.peer, Some(link.index));
-        let late = host.wait_port_up(&mut watch, link.index, Duration::from_millis(30)).unwrap_err();
+        let late = host.wait_port_up(link.index, Duration::from_millis(30)).unwrap_err();
         assert!(late.msg().contains("vethab is not up after 30 ms"), "{late}");
         inside.apply(&[set_up(eth0.dev())]).unwrap();
-        let link = host.wait_port_up(&mut watch, link.index, BUDGET).unwrap();
+        let link = host.wait_port_up(link.index, BUDGET).unwrap();
         assert_eq!((link.oper_state, link.port.unwrap().state), (IF_OPER_UP, BR_FORWARDING));
 
         let gone = host.apply(&[Change::DelLink(link.dev())]).and_then(|()| {
@@ -89,7 +89,7 @@ fn a_veth_across_namespaces_is_made_with_port_flags_and_alias_in_one_datagram() 
         });
         assert_eq!(gone, Ok(Some(())));
         assert_eq!(inside.link("eth0"), Ok(None));
-        let lost = host.wait_port_up(&mut watch, link.index, BUDGET).unwrap_err();
+        let lost = host.wait_port_up(link.index, BUDGET).unwrap_err();
         assert_eq!(lost.errno(), Some(Errno::ENODEV));
     });
 }

@@ -1,6 +1,7 @@
 //! Notifications, so that nothing has to be polled.
 
 use std::{
+    net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use nix::{
 };
 
 use super::{
-    Link, Socket,
+    Address, Link, Socket,
     uapi::*,
     wire::{Messages, u8_at, u32_at},
 };
@@ -107,6 +108,30 @@ impl AddressWatch {
                 return Ok(false);
             }
         }
+    }
+
+    /// Waits until each of these addresses works, for addresses that were added without duplicate address detection after
+    /// this was opened; false when `budget` is used up or notifications were lost.
+    ///
+    /// The kernel answers the request before it has joined the address's solicited-node group and added its local route
+    /// (`addrconf_dad_work` in net/ipv6/addrconf.c); it says so by RTM_NEWADDR. What is sent to the address before is lost.
+    pub fn wait_usable(&mut self, index: u32, mut wanted: Vec<IpAddr>, budget: Duration) -> Result<bool> {
+        let deadline = Instant::now() + budget;
+        while !wanted.is_empty() {
+            let lost = self.0.drain(|message| {
+                let address = message.map(|(_, payload)| Address::decode(payload));
+                if let Some(Some(address)) = &address {
+                    wanted.retain(|w| {
+                        address.index != index || address.is_tentative() || *w != address.net.addr()
+                    });
+                }
+                address.is_none().then_some(())
+            })?;
+            if lost.is_some() || (!wanted.is_empty() && !self.0.readable_before(deadline)?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

@@ -7,15 +7,16 @@ mod gateway;
 mod link;
 mod port;
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 
 use self::conf::Conf;
 use super::{Kind, Plugin};
-use crate::attach::container::{Container, Ipv6};
+use crate::attach::container::{Container, Ipv6, wait_usable};
 use crate::attach::undo::{Undo, or_take_back};
 use crate::attach::{Attachment, address, ipam, masquerade, spoofcheck, teardown, veth};
 use crate::cni::{CniResult, Code, Error, Interface, Request, Result, ResultExt};
-use crate::kernel::rtnl::{Change, Link, LinkWatch, PortFlags, SetLink};
+use crate::kernel::rtnl::{AddressWatch, Change, Link, PortFlags, SetLink};
 use crate::kernel::{Kernel, sysctl};
 
 /// Number of the container's interface in the result: after the bridge and the host's end.
@@ -96,7 +97,6 @@ fn attach<'a>(
     let bridge = link::ensure(kernel.host()?, conf)?;
     let vlan_gateway = ensure_gateway(kernel, conf, &bridge, &result)?;
 
-    let mut watch = LinkWatch::open()?;
     let wanted = veth::Wanted {
         attachment: of,
         addresses: addresses.clone(),
@@ -117,22 +117,22 @@ fn attach<'a>(
     }
     let mut host_mac = host.mac;
     if !conf.leave_down {
-        container.prepare(ipv6(conf, &result), &req.ifname)?;
+        let watch = container.prepare(ipv6(conf, &result), &req.ifname)?;
         let changes = address::changes(&pair.container.dev(), &result, CONTAINER, conf.dad)?;
         container.rtnl.apply(&changes)?;
         if let Some(backend) = conf.masquerade.filter(|_| !addresses.is_empty()) {
             masquerade::add(kernel.nft()?, &of, &addresses, backend)?;
             undo.push(move |kernel| masquerade::del(kernel.nft()?, &of, &[]));
         }
-        let up =
-            kernel.host()?.wait_port_up(&mut watch, host.index, veth::UP_BUDGET).context("bridge port")?;
+        let up = kernel.host()?.wait_port_up(host.index, veth::UP_BUDGET).context("bridge port")?;
         host_mac = up.mac;
         if !bridge.is_oper_up() {
             // Its first port: until the bridge has a carrier too, what the gateway sends is dropped.
-            kernel.host()?.wait_port_up(&mut watch, bridge.index, veth::UP_BUDGET).context("bridge")?;
+            kernel.host()?.wait_port_up(bridge.index, veth::UP_BUDGET).context("bridge")?;
         }
-        if conf.dad {
-            container.wait_settled(pair.container.index)?;
+        match conf.dad {
+            true => container.wait_settled(pair.container.index)?,
+            false => wait_usable(watch, pair.container.index, &addresses)?,
         }
         if !addresses.is_empty() {
             container.announce(&pair.container)?;
@@ -188,18 +188,24 @@ fn ensure_gateway(
     };
     let target = vlan_gateway.as_ref().unwrap_or(bridge);
     let mut present: Vec<_> = host.addresses(target.index)?.into_iter().map(|a| a.net).collect();
+    let is_new = |net: &&IpNet| net.addr().is_ipv6() && !present.contains(net);
+    let watch = wanted.iter().any(|net| is_new(&net)).then(AddressWatch::open).transpose()?;
+    let mut added = Vec::new();
     for net in &wanted {
         let changes = gateway::address_changes(target, &present, *net, conf.force_address)?;
         present.retain(|p| !changes.contains(&Change::DelAddress { dev: target.dev(), net: *p }));
         present.push(*net);
         for change in changes {
+            let adds = matches!(change, Change::AddAddress(_));
             match host.apply(&[change]) {
                 // Another ADD was faster with the same address, or with removing the same one.
                 Err(e) if e.is_exists() || e.is_gone() => {}
-                done => done?,
+                Err(e) => return Err(e),
+                Ok(()) => added.extend(adds.then_some(*net)),
             }
         }
     }
+    wait_usable(watch, target.index, &added)?;
     for (v4, path) in [(true, "net/ipv4/ip_forward"), (false, "net/ipv6/conf/all/forwarding")] {
         if wanted.iter().any(|net| net.addr().is_ipv4() == v4) {
             sysctl::ensure(path, "1").context("a gateway has to forward")?;

@@ -7,12 +7,12 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{Kind, Plugin};
-use crate::attach::container::{Container, Ipv6};
+use crate::attach::container::{Container, Ipv6, wait_usable};
 use crate::attach::undo::{Undo, or_take_back};
 use crate::attach::verify::{self, difference};
 use crate::attach::{Attachment, address, ipam, masquerade, teardown, veth};
 use crate::cni::{CniResult, Code, Dns, Error, Interface, Request, Result, ResultExt};
-use crate::kernel::rtnl::{AddAddress, Change, LinkWatch, PortFlags};
+use crate::kernel::rtnl::{AddAddress, AddressWatch, Change, PortFlags};
 use crate::kernel::{Kernel, sysctl};
 
 /// Number of the container's interface in the result: after the host's end.
@@ -135,7 +135,6 @@ fn attach<'a>(
         port: PortFlags::default(),
         is_gateway: true,
     };
-    let mut watch = LinkWatch::open()?;
     let pair = veth::create(kernel.host()?, container, &wanted)?;
     undo.push(move |kernel| teardown::links(req, kernel));
     let host = pair.host;
@@ -145,16 +144,19 @@ fn attach<'a>(
         .map(|net| Change::AddAddress(AddAddress { dev: host.dev(), net, nodad: true }))
         .collect();
     host_side.extend(routes::to_container(&hops, &host.dev()).into_iter().map(Change::AddRoute));
+    let outside = has(false).then(AddressWatch::open).transpose()?;
     kernel.host()?.apply(&host_side)?;
 
     let dev = pair.container.dev();
-    container.prepare(if has(false) { Ipv6::NoDad } else { Ipv6::None }, &req.ifname)?;
+    let inside = container.prepare(if has(false) { Ipv6::NoDad } else { Ipv6::None }, &req.ifname)?;
     container.rtnl.apply(&routes::container_changes(&dev, &result, &hops, CONTAINER)?)?;
     if let Some(backend) = conf.masquerade {
         masquerade::add(kernel.nft()?, &of, &addresses, backend)?;
         undo.push(move |kernel| masquerade::del(kernel.nft()?, &of, &[]));
     }
-    kernel.host()?.wait_port_up(&mut watch, host.index, veth::UP_BUDGET).context("host")?;
+    kernel.host()?.wait_port_up(host.index, veth::UP_BUDGET).context("host")?;
+    wait_usable(outside, host.index, &routes::gateways(&hops))?;
+    wait_usable(inside, pair.container.index, &addresses)?;
     let mac = pair.container.mac.ok_or_else(|| Error::internal(format!("{} has no MAC", req.ifname)))?;
 
     result.interfaces = vec![
