@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::call::{Call, reap_orphans};
 use crate::floor::{self, Floor, Shape};
 use crate::node::{Netns, World, fill_leases};
-use crate::progress;
 use crate::stats::Samples;
+use crate::{progress, warn};
 
 /// Name of our contender in results.
 pub const OURS: &str = "cni-all";
@@ -53,6 +53,8 @@ pub struct Bench<'w> {
     pub budget: Duration,
     /// Everything so far.
     pub outcomes: Vec<Outcome>,
+    /// What went wrong.
+    pub failures: Vec<String>,
 }
 
 /// Somebody who can do and undo a thing.
@@ -121,7 +123,7 @@ impl Bench<'_> {
         shape: Shape,
         masquerade: bool,
         sizes: &[u32],
-        go_limit: u32,
+        mut go_limit: u32,
     ) -> io::Result<()> {
         let world = self.world;
         let hosts = [world.netns("host-ours")?, world.netns("host-go")?, world.netns("host-kernel")?];
@@ -153,8 +155,14 @@ impl Bench<'_> {
                     Ok(netns)
                 };
                 present.push(fill(OURS, &self.ours, ours)?);
-                if let Some(bin) = self.go.as_ref().filter(|_| number < go_limit) {
-                    present.push(fill(GO, bin, go)?);
+                let filled = self.go.as_ref().filter(|_| number < go_limit).map(|bin| fill(GO, bin, go));
+                match filled {
+                    None => {}
+                    Some(Ok(netns)) => present.push(netns),
+                    Some(Err(e)) => {
+                        go_limit = 0;
+                        self.failed(case, GO, &e);
+                    }
                 }
                 let netns = world.netns(&format!("kernel-{number}"))?;
                 kernel.enter()?;
@@ -163,6 +171,10 @@ impl Bench<'_> {
                 present.push(netns);
             }
             count = *size;
+            progress(&format!("{case}, {size}: waiting until new containers are silent"));
+            if *size > 10 {
+                quiet(Duration::from_secs(if *size > 100 { 40 } else { 5 }))?;
+            }
             let mut sides: Contenders<'_> = Vec::new();
             sides.push((OURS, Box::new(Plugin::new(&self.ours, ours, &container, config(OURS)?))));
             if *size == sizes[0] {
@@ -206,18 +218,27 @@ impl Bench<'_> {
     fn measure(&mut self, case: &'static str, size: u32, mut sides: Contenders<'_>) -> io::Result<()> {
         let mut samples = vec![(Samples::default(), Samples::default()); sides.len()];
         let started = Instant::now();
+        let mut out = Vec::new();
         for round in 0..=self.rounds {
             if round > 3 && started.elapsed() > self.budget {
                 break;
             }
             let of = if size == 0 { String::new() } else { format!(", {size}") };
             progress(&format!("{case}{of}: round {round} of {}", self.rounds));
-            for ((name, side), (add, del)) in sides.iter_mut().zip(&mut samples) {
-                let blame = |e: io::Error| io::Error::other(format!("{case} {size}, {name}: {e}"));
-                let times = (side.add().map_err(blame)?, side.del().map_err(blame)?);
-                if round > 0 {
-                    add.push(times.0);
-                    del.push(times.1);
+            for (position, ((name, side), (add, del))) in sides.iter_mut().zip(&mut samples).enumerate() {
+                if out.contains(&position) {
+                    continue;
+                }
+                match side.add().and_then(|add| Ok((add, side.del()?))) {
+                    Ok(_) if round == 0 => {}
+                    Ok(times) => {
+                        add.push(times.0);
+                        del.push(times.1);
+                    }
+                    Err(e) => {
+                        self.failed(&format!("{case}{of}"), name, &e);
+                        out.push(position);
+                    }
                 }
             }
         }
@@ -232,13 +253,19 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// Says that a contender failed: it is left out of the rest of its case.
+    fn failed(&mut self, case: &str, contender: &'static str, error: &io::Error) {
+        self.failures.push(format!("{case}: {contender}: {error}"));
+        warn(&format!("{case}: {contender}: {error}"));
+    }
+
     /// Peak memory of ADD and of DEL on the network with masquerade, for our executable and the Go plugin.
     pub fn memory(&self) -> io::Result<Vec<(&'static str, u64)>> {
-        let host = self.world.netns("host")?;
-        let container = self.world.netns("container")?;
         let mut peaks = Vec::new();
         for (name, bin) in [(OURS, Some(&self.ours)), (GO, self.go.as_ref())] {
             let Some(bin) = bin else { continue };
+            let host = self.world.netns("host")?;
+            let container = self.world.netns("container")?;
             let config = json!({
                 "cniVersion": "1.0.0", "name": "bench", "type": "bridge", "bridge": "cni0", "isGateway": true,
                 "ipMasq": true,
@@ -250,8 +277,6 @@ impl Bench<'_> {
             let call = |command| Call::plugin(bin, command, "memory", container.path(), "eth0", &config);
             host.enter()?;
             peaks.push((name, call("ADD").peak_memory()?.max(call("DEL").peak_memory()?)));
-            let bridge = Command::new("ip").args(["link", "del", "cni0"]).output();
-            drop(bridge);
         }
         Ok(peaks)
     }
@@ -367,6 +392,25 @@ impl Contender for NetworkFloor<'_> {
         reap_orphans();
         Ok(elapsed)
     }
+}
+
+/// Waits until network interfaces receive little: new containers announce themselves over IPv6 for some seconds, and a
+/// bridge passes each packet on to all of them.
+fn quiet(limit: Duration) -> io::Result<()> {
+    let received = || -> io::Result<u64> {
+        let counts = fs::read_to_string("/proc/softirqs")?;
+        let line = counts.lines().find_map(|line| line.trim_start().strip_prefix("NET_RX:"));
+        Ok(line.unwrap_or_default().split_whitespace().filter_map(|n| n.parse::<u64>().ok()).sum())
+    };
+    let started = Instant::now();
+    let mut silent = 0;
+    // Router solicitations are 4 s apart (RFC 4861, RTR_SOLICITATION_INTERVAL).
+    while silent < 9 && started.elapsed() < limit {
+        let before = received()?;
+        std::thread::sleep(Duration::from_millis(500));
+        silent = if received()? - before < 1_000 { silent + 1 } else { 0 };
+    }
+    Ok(())
 }
 
 /// An empty C program; `None` when there is no C compiler (or no static C library).

@@ -17,6 +17,8 @@ const ROOT: &str = "/mnt";
 /// The private directory; everything in it goes with the process, however it ends.
 pub struct World {
     root: PathBuf,
+    /// A directory outside of it, to be removed.
+    foreign: Option<PathBuf>,
 }
 
 impl World {
@@ -32,10 +34,12 @@ impl World {
         let root = PathBuf::from(ROOT);
         fs::create_dir(root.join("netns"))?;
         fs::create_dir(root.join("data"))?;
-        if let Some(directory) = directory {
+        let foreign = directory.map(|d| d.join(format!("cni-all-bench.{}", std::process::id())));
+        if let Some(directory) = &foreign {
+            fs::create_dir(directory)?;
             mount(Some(directory), &root.join("data"), none, MsFlags::MS_BIND, none)?;
         }
-        Ok(World { root })
+        Ok(World { root, foreign })
     }
 
     /// A path in the private directory.
@@ -63,6 +67,14 @@ impl World {
     /// A fresh network namespace, mounted under this name.
     pub fn netns(&self, name: &str) -> io::Result<Netns> {
         Netns::create(self.root.join("netns").join(name))
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(directory) = &self.foreign {
+            let _ = fs::remove_dir_all(directory);
+        }
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Report {
     pub size: u64,
     /// Bytes of the Go plugins' files that have the same names.
     pub go_size: Option<u64>,
+    /// What went wrong: contender and case.
+    pub failures: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -201,7 +203,7 @@ impl Report {
             self.memory.iter().map(|(name, bytes)| ((*name).to_owned(), json!(bytes))).collect();
         json!({
             "times": outcomes, "ratios": ratios, "growth": growths, "peak_memory_bytes": memory,
-            "executable_bytes": self.size, "go_bytes": self.go_size,
+            "executable_bytes": self.size, "go_bytes": self.go_size, "failures": self.failures,
         })
     }
 }

@@ -1,140 +1,129 @@
-//! One plugin call under ptrace(2), killed as it enters a system call of a given number.
+//! Runs one call under ptrace(2) and kills it as it enters its n-th system call, which then is not made.
+//!
+//! Followed are the plugin and every process that it starts; their system calls are numbered together, in the order in
+//! which they happen.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use libc::{c_int, c_void, pid_t};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
-/// Who is killed.
+/// Who dies at the n-th system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victim {
-    /// The plugin's own process; its system calls are counted. A child that it left lives on.
+    /// The process that enters it; others go on.
     Caller,
-    /// Every process of the call; the system calls of all are counted.
+    /// Every process of the call: a container runtime's unit is killed as a whole, say.
     Everybody,
 }
 
-/// What became of a call.
-#[derive(Debug, Default)]
+/// What became of the call.
 pub struct Traced {
-    /// The system call of that number was reached.
+    /// Somebody was killed. Otherwise the call made fewer system calls, and ended by itself.
     pub killed: bool,
-    /// Exit status of the plugin's own process, unless it was killed.
-    pub status: Option<c_int>,
-    /// System calls that were counted.
+    /// The exit status of the plugin's own process; `None` when it was killed.
+    pub status: Option<i32>,
+    /// System calls of all processes.
     pub calls: usize,
-    /// Number of the one that first reads standard input; 0 when none did.
+    /// The number of the one that first reads standard input. Before it a plugin knows nothing that it could change.
     pub reads_input: usize,
-    /// Standard output and error.
+    /// Standard output and error, for messages.
     pub output: String,
 }
 
-/// Runs `command`; kills `victim` as it enters system call number `at`, counted from 1 after execve(2). Returns when every
-/// process of the call has ended. `dir` is for the files that stand for its standard streams.
-pub fn run(mut command: Command, stdin: &[u8], dir: &Path, at: usize, victim: Victim) -> Traced {
-    let (input, output) = (dir.join("crash-stdin"), dir.join("crash-output"));
-    fs::write(&input, stdin).unwrap();
-    let written = File::create(&output).unwrap();
-    command
-        .stdin(File::open(&input).unwrap())
-        .stdout(written.try_clone().unwrap())
-        .stderr(Stdio::from(written));
-    // SAFETY: ptrace(PTRACE_TRACEME) is one system call without pointers: it may be made between fork and execve.
-    unsafe {
-        command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
-            -1 => Err(std::io::Error::last_os_error()),
-            _ => Ok(()),
-        });
+/// Runs the command with this standard input; kills at the `at`-th system call (from 1). Returns when every process that
+/// it started has ended.
+// The loop below waits for it, and for what it starts.
+#[allow(clippy::zombie_processes)]
+pub fn run(mut command: Command, stdin: &[u8], scratch: &Path, at: usize, victim: Victim) -> Traced {
+    let output = scratch.join("traced-output");
+    let file = File::create(&output).unwrap();
+    command.stdin(Stdio::piped()).stdout(file.try_clone().unwrap()).stderr(file);
+    // SAFETY: between fork and exec only this one system call is made.
+    unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
+    let mut child = command.spawn().unwrap();
+    let root = Pid::from_raw(child.id().cast_signed());
+    assert_eq!(waitpid(root, None), Ok(WaitStatus::Stopped(root, Signal::SIGTRAP)), "no stop at exec");
+    let follow = Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK | Options::PTRACE_O_TRACECLONE;
+    let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL | follow;
+    ptrace::setoptions(root, options).unwrap();
+    // The configuration fits into the pipe, so that nobody has to read yet.
+    child.stdin.take().unwrap().write_all(stdin).unwrap();
+
+    let mut traced = Traced { killed: false, status: None, calls: 0, reads_input: 0, output: String::new() };
+    let mut alive = BTreeSet::from([root]);
+    resume(root, None);
+    while !alive.is_empty() {
+        match waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD)) {
+            Ok(WaitStatus::Exited(pid, status)) => {
+                alive.remove(&pid);
+                if pid == root {
+                    traced.status = Some(status);
+                }
+            }
+            Ok(WaitStatus::Signaled(pid, ..)) => {
+                alive.remove(&pid);
+            }
+            Ok(WaitStatus::PtraceEvent(pid, ..)) => {
+                // The message of a fork event is the new process; it is traced from its first instruction.
+                if let Ok(new) = ptrace::getevent(pid) {
+                    alive.insert(Pid::from_raw(new as i32));
+                }
+                resume(pid, None);
+            }
+            Ok(WaitStatus::PtraceSyscall(pid)) => {
+                if entering(pid, &mut traced) && traced.calls == at {
+                    traced.killed = true;
+                    let victims =
+                        if victim == Victim::Caller { BTreeSet::from([pid]) } else { alive.clone() };
+                    for pid in victims {
+                        let _ = kill(pid, Signal::SIGKILL);
+                    }
+                } else {
+                    resume(pid, None);
+                }
+            }
+            Ok(WaitStatus::Stopped(pid, Signal::SIGSTOP | Signal::SIGTRAP)) => {
+                alive.insert(pid);
+                resume(pid, None);
+            }
+            Ok(WaitStatus::Stopped(pid, signal)) => resume(pid, Some(signal)),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => panic!("waitpid: {errno}"),
+        }
     }
-    let main = command.spawn().unwrap().id() as pid_t;
-    let mut traced = Trace { main, at, victim, alive: BTreeSet::new(), result: Traced::default() }.follow();
-    traced.output = fs::read_to_string(&output).unwrap();
+    traced.output = String::from_utf8_lossy(&fs::read(&output).unwrap()).into_owned();
     traced
 }
 
-struct Trace {
-    main: pid_t,
-    at: usize,
-    victim: Victim,
-    alive: BTreeSet<pid_t>,
-    result: Traced,
-}
-
-impl Trace {
-    fn follow(mut self) -> Traced {
-        self.alive.insert(self.main);
-        let mut prepared = false;
-        while !self.alive.is_empty() {
-            let mut status = 0;
-            // __WNOTHREAD: other tests, in other threads of this process, have children of their own.
-            let flags = libc::__WALL | libc::__WNOTHREAD;
-            // SAFETY: waitpid writes one integer, to which the pointer leads.
-            let pid = unsafe { libc::waitpid(-1, &mut status, flags) };
-            assert!(pid > 0, "waitpid: {}", std::io::Error::last_os_error());
-            if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
-                self.alive.remove(&pid);
-                if pid == self.main && libc::WIFEXITED(status) {
-                    self.result.status = Some(libc::WEXITSTATUS(status));
-                }
-                continue;
-            }
-            self.alive.insert(pid);
-            if pid == self.main && !prepared {
-                prepared = true;
-                let options = libc::PTRACE_O_TRACESYSGOOD
-                    | libc::PTRACE_O_TRACEFORK
-                    | libc::PTRACE_O_TRACEVFORK
-                    | libc::PTRACE_O_TRACECLONE
-                    | libc::PTRACE_O_EXITKILL;
-                request(libc::PTRACE_SETOPTIONS, pid, 0, options as usize);
-                request(libc::PTRACE_SYSCALL, pid, 0, 0);
-                continue;
-            }
-            let signal = libc::WSTOPSIG(status);
-            if signal == libc::SIGTRAP | 0x80 {
-                self.system_call(pid);
-            }
-            // A new child's SIGSTOP and ptrace's own SIGTRAPs are not for the process.
-            let forward = if signal & 0x7f == libc::SIGTRAP || signal == libc::SIGSTOP { 0 } else { signal };
-            request(libc::PTRACE_SYSCALL, pid, 0, forward as usize);
-        }
-        self.result
-    }
-
-    fn system_call(&mut self, pid: pid_t) {
-        if self.victim == Victim::Caller && pid != self.main {
-            return;
-        }
-        // SAFETY: all-zero bytes are a valid ptrace_syscall_info: it is made of integers only.
-        let mut info: libc::ptrace_syscall_info = unsafe { std::mem::zeroed() };
-        let size = size_of::<libc::ptrace_syscall_info>();
-        request(libc::PTRACE_GET_SYSCALL_INFO, pid, size, (&raw mut info) as usize);
-        if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
-            return;
-        }
-        self.result.calls += 1;
-        // SAFETY: `op` says that the kernel filled in the entry variant.
-        let entry = unsafe { info.u.entry };
-        let reads = entry.nr == libc::SYS_read as u64 && entry.args[0] == 0;
-        if reads && pid == self.main && self.result.reads_input == 0 {
-            self.result.reads_input = self.result.calls;
-        }
-        if self.result.calls == self.at {
-            self.result.killed = true;
-            for victim in self.alive.iter().filter(|p| self.victim == Victim::Everybody || **p == self.main) {
-                // SAFETY: kill takes no pointers.
-                unsafe { libc::kill(*victim, libc::SIGKILL) };
-            }
-        }
+/// Lets a process run to its next system call. One that was killed meanwhile is no longer there to run.
+fn resume(pid: Pid, signal: Option<Signal>) {
+    match ptrace::syscall(pid, signal) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(errno) => panic!("ptrace: {errno}"),
     }
 }
 
-/// One ptrace request. A process that is being killed answers ESRCH, which is fine.
-fn request(what: libc::c_uint, pid: pid_t, address: usize, data: usize) {
-    // SAFETY: the only request that writes through `data` is PTRACE_GET_SYSCALL_INFO, with a pointer to a structure of
-    // the size given in `address`.
-    unsafe { libc::ptrace(what, pid, address as *mut c_void, data as *mut c_void) };
+/// Whether the stop is the entry of a system call (not the way back), which is then counted.
+fn entering(pid: Pid, traced: &mut Traced) -> bool {
+    let Ok(info) = ptrace::syscall_info(pid) else { return false };
+    if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return false;
+    }
+    traced.calls += 1;
+    // SAFETY: at an entry this is the member of the union that the kernel has filled in.
+    let entry = unsafe { info.u.entry };
+    if traced.reads_input == 0 && entry.nr == libc::SYS_read.cast_unsigned() && entry.args[0] == 0 {
+        traced.reads_input = traced.calls;
+    }
+    true
 }
