@@ -1,7 +1,7 @@
 //! ipMasq on a real kernel, looked at with `nft` and `iptables-nft`.
 
 use std::sync::Barrier;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sched::{CloneFlags, setns};
 
@@ -558,57 +558,5 @@ fn over_long_names_are_attached_and_detached() {
         sh("iptables-nft -t nat -S");
         del(&mut nft, &at, &[]).unwrap();
         assert!(!ruleset().contains("10.1.0.5"));
-    });
-}
-
-/// Medians of many runs, in microseconds. Run alone: `cargo test --release -- --ignored --nocapture cost`.
-#[test]
-#[ignore = "a measurement"]
-fn cost_with_one_and_with_a_thousand_containers() {
-    in_namespace("cost_with_one_and_with_a_thousand_containers", || {
-        let mut nft = Socket::open().unwrap();
-        let median = |mut times: Vec<Duration>| {
-            times.sort();
-            times[times.len() / 2].as_secs_f64() * 1e6
-        };
-        let fill = |nft: &mut Socket, from: usize, to: usize, backend| {
-            for number in from..to {
-                let id = format!("filler{number}");
-                let own = nets(&format!("10.1.{}.{}/16", number / 250, number % 250));
-                add(nft, &Attachment { container_id: &id, ..AT }, &own, backend).unwrap();
-            }
-        };
-        for backend in [Backend::Nftables, Backend::Iptables] {
-            let mut present = 0;
-            for count in [1, 1000] {
-                let start = Instant::now();
-                fill(&mut nft, present, count, backend);
-                let each = start.elapsed().as_secs_f64() * 1e6 / (count - present) as f64;
-                println!(
-                    "{backend:?}: ADD number {present} to {count}, nothing deleted between: {each:.0} µs each"
-                );
-                present = count;
-                for (hint, known) in [("known", addresses("10.1.9.9")), ("unknown", Vec::new())] {
-                    let (mut adds, mut again, mut dels) = (Vec::new(), Vec::new(), Vec::new());
-                    let own = nets("10.1.9.9/16");
-                    for _ in 0..200 {
-                        let start = Instant::now();
-                        add(&mut nft, &AT, &own, backend).unwrap();
-                        adds.push(start.elapsed());
-                        let start = Instant::now();
-                        add(&mut nft, &AT, &own, backend).unwrap();
-                        again.push(start.elapsed());
-                        let start = Instant::now();
-                        del(&mut nft, &AT, &known).unwrap();
-                        dels.push(start.elapsed());
-                    }
-                    let (adds, again, dels) = (median(adds), median(again), median(dels));
-                    println!(
-                        "{backend:?}, {count} there, address {hint}: add {adds:.0} again {again:.0} del {dels:.0} µs"
-                    );
-                }
-            }
-            sh("nft flush ruleset");
-        }
     });
 }
