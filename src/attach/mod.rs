@@ -5,6 +5,7 @@ use crate::cni::Request;
 pub mod address;
 pub mod container;
 pub mod ipam;
+pub mod mac;
 pub mod masquerade;
 pub mod owner;
 pub mod spoofcheck;

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 
+use super::keys::Key;
 use super::{Kind, Plugin};
 use crate::attach::container::Container;
 use crate::attach::verify::difference;
@@ -26,6 +27,18 @@ impl Plugin for Loopback {
 
     fn about(&self) -> &'static str {
         "sets the container's loopback interface up"
+    }
+
+    fn keys(&self) -> &'static [Key] {
+        &[]
+    }
+
+    fn capabilities(&self) -> &'static [Key] {
+        &[]
+    }
+
+    fn validate(&self, _req: &Request) -> Result<()> {
+        Ok(())
     }
 
     /// Files from before 2018 consist of a type only, and the name is used for nothing here.

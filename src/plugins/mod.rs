@@ -2,10 +2,12 @@
 
 mod bridge;
 mod host_local;
+pub mod keys;
 mod loopback;
 mod ptp;
 mod static_ipam;
 
+use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
 use crate::kernel::Kernel;
 use crate::kernel::netns::Netns;
@@ -54,6 +56,20 @@ pub trait Plugin: Sync {
     fn nameless(&self) -> bool {
         false
     }
+
+    /// The keys of its configuration besides those that every plugin has (`cniVersion`, `name`, `type`, `args`,
+    /// `capabilities`, `runtimeConfig`, `prevResult`, and `ipam` and `dns` of main plugins); an IPAM plugin's are those
+    /// inside `ipam`.
+    fn keys(&self) -> &'static [Key];
+
+    /// The keys of `runtimeConfig` that it understands: what `capabilities` may declare.
+    fn capabilities(&self) -> &'static [Key];
+
+    /// Reads the configuration as ADD would, and touches nothing else: for `cni-all validate`.
+    ///
+    /// # Errors
+    /// The first value that is not valid, named.
+    fn validate(&self, req: &Request) -> Result<()>;
 
     /// ADD: attach. On error everything done is taken back.
     ///

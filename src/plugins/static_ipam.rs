@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
+use super::keys::{self, Key, Shape, key};
 use super::{Kind, Plugin};
 use crate::cni::names::{Cidr, optional_ip, parse_ip};
 use crate::cni::{CniResult, Code, Dns, Error, IpConfig, Request, Result, Route, Version};
@@ -128,6 +129,27 @@ impl Plugin for Static {
 
     fn about(&self) -> &'static str {
         "the addresses that the configuration gives"
+    }
+
+    fn keys(&self) -> &'static [Key] {
+        const ADDRESS: &[Key] = &[
+            key("address", Shape::Cidr, "address with prefix length, required"),
+            key("gateway", Shape::Ip, "gateway of this address; default: none"),
+        ];
+        const KEYS: &[Key] = &[
+            key("addresses", Shape::List(&Shape::Object(ADDRESS)), "the addresses to give"),
+            key("routes", Shape::List(&Shape::Object(keys::ROUTE)), "routes, copied to the result"),
+            key("dns", Shape::Object(keys::DNS), "name servers, copied to the result"),
+        ];
+        KEYS
+    }
+
+    fn capabilities(&self) -> &'static [Key] {
+        &[keys::IPS]
+    }
+
+    fn validate(&self, req: &Request) -> Result<()> {
+        Conf::read(req).map(drop)
     }
 
     fn add(&self, req: &Request, _: &mut Kernel) -> Result<CniResult> {

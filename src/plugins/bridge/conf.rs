@@ -2,9 +2,45 @@
 
 use serde::Deserialize;
 
+use crate::attach::mac;
 use crate::attach::masquerade::Backend;
-use crate::cni::{Code, Command, Dns, Error, Request, Result};
+use crate::cni::{Dns, Error, Request, Result};
 use crate::kernel::rtnl::Mac;
+use crate::plugins::keys::{IP_MASQ, IP_MASQ_BACKEND, Key, MTU, Shape, key};
+
+/// Every key, explained.
+pub const KEYS: &[Key] = &[
+    key("bridge", Shape::Ifname, "name of the bridge, made when it is missing; default: cni0"),
+    key("isGateway", Shape::Bool, "give the bridge the gateway addresses, and forward; default: false"),
+    key("isDefaultGateway", Shape::Bool, "isGateway, and a default route through it; default: false"),
+    key(
+        "forceAddress",
+        Shape::Bool,
+        "remove other addresses of the bridge that stand in the way; default: false",
+    ),
+    IP_MASQ,
+    IP_MASQ_BACKEND,
+    MTU,
+    key("hairpinMode", Shape::Bool, "frames may go back through the port they came from; default: false"),
+    key("promiscMode", Shape::Bool, "the bridge receives every frame; default: false"),
+    key("vlan", Shape::Int(0, 4094), "VLAN of the container's untagged frames; default: 0, none"),
+    key("vlanTrunk", Shape::List(&Shape::Object(TRUNK)), "VLANs that reach the container tagged"),
+    key(
+        "preserveDefaultVlan",
+        Shape::Bool,
+        "keep the VLAN that the bridge gives every new port; default: false",
+    ),
+    key("macspoofchk", Shape::Bool, "drop frames with another source address; default: false"),
+    key("enabledad", Shape::Bool, "IPv6 addresses go through duplicate address detection; default: false"),
+    key("disableContainerInterface", Shape::Bool, "leave the container's interface down; default: false"),
+    key("portIsolation", Shape::Bool, "no traffic between isolated ports; default: false"),
+];
+
+const TRUNK: &[Key] = &[
+    key("id", Shape::Int(1, 4094), "a VLAN"),
+    key("minID", Shape::Int(1, 4094), "first VLAN of a range"),
+    key("maxID", Shape::Int(1, 4094), "last VLAN of a range"),
+];
 
 /// The JSON, as written.
 #[derive(Debug, Default, Deserialize)]
@@ -28,8 +64,6 @@ struct Wire {
     enabledad: bool,
     disable_container_interface: bool,
     port_isolation: bool,
-    args: ArgsWire,
-    runtime_config: MacWire,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -40,18 +74,6 @@ struct TrunkWire {
     min_id: Option<i64>,
     #[serde(rename = "maxID")]
     max_id: Option<i64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ArgsWire {
-    cni: MacWire,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct MacWire {
-    mac: String,
 }
 
 /// The configuration, checked.
@@ -106,7 +128,7 @@ impl Conf {
     /// Reads and checks the configuration of a request. On DEL and GC only what they need has to be right.
     ///
     /// # Errors
-    /// [`Code::INVALID_CONFIG`] naming key and value, [`Code::DECODING`] for a wrong JSON type.
+    /// [`crate::cni::Code::INVALID_CONFIG`] naming key and value, [`crate::cni::Code::DECODING`] for a wrong JSON type.
     pub fn new(req: &Request) -> Result<Conf> {
         let wire: Wire = req.config.read()?;
         let common = req.config.common()?;
@@ -135,7 +157,7 @@ impl Conf {
             dad: wire.enabledad,
             leave_down: wire.disable_container_interface,
             isolated: wire.port_isolation,
-            mac: mac(req, &wire.args.cni.mac, &wire.runtime_config.mac)?,
+            mac: mac::requested(req)?,
             ipam: common.ipam,
             dns: common.dns,
         };
@@ -146,29 +168,6 @@ impl Conf {
     pub fn vlan_gateway(&self) -> Option<String> {
         let native = self.vlans.as_ref()?.native?;
         Some(format!("{}.{native}", self.bridge))
-    }
-}
-
-/// The container's MAC: `runtimeConfig.mac` over `args.cni.mac` over `MAC` of `CNI_ARGS`.
-fn mac(req: &Request, from_args: &str, from_runtime: &str) -> Result<Option<Mac>> {
-    let cni_args = req.args()?;
-    let sources = [
-        ("runtimeConfig.mac", from_runtime),
-        ("args.cni.mac", from_args),
-        ("CNI_ARGS: MAC", cni_args.get("MAC").unwrap_or_default()),
-    ];
-    let Some((key, text)) = sources.into_iter().find(|(_, text)| !text.is_empty()) else { return Ok(None) };
-    match text.parse::<Mac>() {
-        Ok(mac) if mac.0[0] & 1 == 0 && mac.0 != [0; 6] => Ok(Some(mac)),
-        // It must not keep anything from being cleaned.
-        _ if matches!(req.command, Command::Del | Command::Gc) => Ok(None),
-        _ => {
-            let code = if key.starts_with("CNI_ARGS") { Code::ENVIRONMENT } else { Code::INVALID_CONFIG };
-            Err(Error::new(
-                code,
-                format!("{key}: {text:?} is not an interface's MAC address, such as \"02:00:00:00:00:05\""),
-            ))
-        }
     }
 }
 
@@ -289,20 +288,5 @@ mod tests {
         assert_eq!(vlans(&format!(r#"{trunk},"vlan":100"#)).trunk, [101, 200, 201, 202]);
         assert_eq!(vlans(r#","vlanTrunk":[]"#), Vlans::default());
         assert_eq!(conf(r#","vlan":0"#, "").unwrap().vlans, None);
-    }
-
-    #[test]
-    fn the_mac_comes_from_the_strongest_of_three_sources() {
-        let all =
-            r#","args":{"cni":{"mac":"02:00:00:00:00:02"}},"RuntimeConfig":{"mac":"02:00:00:00:00:03"}"#;
-        let mac = |keys: &str, args: &str| conf(keys, args).unwrap().mac.unwrap().to_string();
-        assert_eq!(mac("", "MAC=02:00:00:00:00:01"), "02:00:00:00:00:01");
-        assert_eq!(
-            mac(r#","args":{"cni":{"mac":"02:00:00:00:00:02"}}"#, "MAC=02:00:00:00:00:01"),
-            "02:00:00:00:00:02"
-        );
-        assert_eq!(mac(all, "MAC=02:00:00:00:00:01"), "02:00:00:00:00:03");
-        assert_eq!(conf("", "MAC=x").unwrap_err().code(), Code::ENVIRONMENT);
-        assert_eq!(conf(r#","runtimeConfig":{"mac":"x"}"#, "").unwrap_err().code(), Code::INVALID_CONFIG);
     }
 }

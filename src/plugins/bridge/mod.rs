@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use self::conf::Conf;
+use super::keys::{Key, MAC};
 use super::{Kind, Plugin};
 use crate::attach::container::{Container, Ipv6, wait_usable};
 use crate::attach::undo::{Undo, or_take_back};
@@ -36,6 +37,18 @@ impl Plugin for Bridge {
 
     fn about(&self) -> &'static str {
         "connects the container to a host bridge, which can be its gateway"
+    }
+
+    fn keys(&self) -> &'static [Key] {
+        conf::KEYS
+    }
+
+    fn capabilities(&self) -> &'static [Key] {
+        &[MAC]
+    }
+
+    fn validate(&self, req: &Request) -> Result<()> {
+        Conf::new(req).map(drop)
     }
 
     fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {

@@ -15,6 +15,7 @@ use self::alloc::RangeSet;
 use self::index::{Boot, Entry};
 use self::ranges::Conf;
 use self::store::{Store, content};
+use super::keys::{self, Key, Shape, key};
 use super::{Kind, Plugin};
 use crate::cni::{CniResult, Code, Dns, Error, IpConfig, Request, Result};
 use crate::kernel::Kernel;
@@ -36,6 +37,23 @@ impl Plugin for HostLocal {
 
     fn about(&self) -> &'static str {
         "addresses from ranges, reserved in files on this host"
+    }
+
+    fn keys(&self) -> &'static [Key] {
+        ranges::KEYS
+    }
+
+    fn capabilities(&self) -> &'static [Key] {
+        const RANGES: Key = key(
+            "ipRanges",
+            Shape::List(&Shape::List(&Shape::Object(ranges::RANGE))),
+            "as ipam.ranges, put in front of them",
+        );
+        &[RANGES, keys::IPS]
+    }
+
+    fn validate(&self, req: &Request) -> Result<()> {
+        Conf::read(req).map(drop)
     }
 
     fn add(&self, req: &Request, _: &mut Kernel) -> Result<CniResult> {

@@ -9,9 +9,39 @@ use serde::Deserialize;
 use super::alloc::{Range, RangeSet};
 use crate::cni::names::{Cidr, next_after_network, optional_ip, parse_ip};
 use crate::cni::{Code, Error, Request, Result, Route, Version};
+use crate::plugins::keys::{Key, ROUTE, Shape, key};
 
 /// Parent of the directories of all networks, unless `ipam.dataDir` says otherwise.
 const DATA_DIR: &str = "/var/lib/cni/networks";
+
+/// Keys of one range.
+pub(super) const RANGE: &[Key] = &[SUBNET, RANGE_START, RANGE_END, GATEWAY];
+
+/// Keys of `ipam`.
+pub(super) const KEYS: &[Key] = &[
+    SUBNET,
+    RANGE_START,
+    RANGE_END,
+    GATEWAY,
+    key(
+        "ranges",
+        Shape::List(&Shape::List(&Shape::Object(RANGE))),
+        "one address per outer entry, taken from any of the inner ones",
+    ),
+    key("routes", Shape::List(&Shape::Object(ROUTE)), "routes, copied to the result"),
+    key("dataDir", Shape::Path, "parent of the network's directory; default: /var/lib/cni/networks"),
+    key("resolvConf", Shape::Path, "a resolv.conf(5) file whose content becomes dns; default: none"),
+];
+
+const SUBNET: Key = key("subnet", Shape::Cidr, "the network, required");
+const RANGE_START: Key =
+    key("rangeStart", Shape::Ip, "first address to hand out; default: the first one of the network");
+const RANGE_END: Key = key(
+    "rangeEnd",
+    Shape::Ip,
+    "last address to hand out; default: the last one before the broadcast address",
+);
+const GATEWAY: Key = key("gateway", Shape::Ip, "default: the first address of the network");
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -6,6 +6,7 @@ mod routes;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::keys::{self, Key};
 use super::{Kind, Plugin};
 use crate::attach::container::{Container, Ipv6, wait_usable};
 use crate::attach::undo::{Undo, or_take_back};
@@ -68,6 +69,18 @@ impl Plugin for Ptp {
 
     fn about(&self) -> &'static str {
         "connects the container to the host by a routed veth pair"
+    }
+
+    fn keys(&self) -> &'static [Key] {
+        &[keys::IP_MASQ, keys::IP_MASQ_BACKEND, keys::MTU]
+    }
+
+    fn capabilities(&self) -> &'static [Key] {
+        &[]
+    }
+
+    fn validate(&self, req: &Request) -> Result<()> {
+        Conf::new(req)?.ipam().map(drop)
     }
 
     fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
