@@ -11,6 +11,7 @@ mod install;
 mod list;
 mod run;
 mod suggest;
+mod validate;
 
 use argh::{ArgsInfo, CommandInfoWithArgs, FromArgs};
 
@@ -44,6 +45,7 @@ enum Command {
     List(list::List),
     Install(install::Install),
     Run(run::Run),
+    Validate(validate::Validate),
     Generate(generate::Generate),
 }
 
@@ -106,6 +108,7 @@ pub fn run(process: &mut Process<'_>) -> i32 {
         Some(Command::List(list)) => list.run(process),
         Some(Command::Install(install)) => install.run(process),
         Some(Command::Run(run)) => run.run(process),
+        Some(Command::Validate(validate)) => validate.run(process),
         Some(Command::Generate(generate)) => generate.run(process),
     }
 }

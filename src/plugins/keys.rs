@@ -1,6 +1,8 @@
 //! The keys of a plugin's configuration as data: what JSON Schemas, `cni-all validate` and its "did you mean" are made
 //! of. The decoders (`Wire` structures) stay the truth for what is accepted; these tables name and explain it.
 
+use crate::cni::Version;
+
 /// One key of a JSON object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
@@ -10,6 +12,22 @@ pub struct Key {
     pub shape: Shape,
     /// One sentence: meaning, unit, default.
     pub about: &'static str,
+    /// The first protocol version whose results can say it; `None` for all.
+    pub since: Option<Version>,
+    /// Nothing works without it.
+    pub required: bool,
+}
+
+impl Key {
+    /// The same key, for configurations of this version and later ones.
+    pub const fn since(self, version: Version) -> Key {
+        Key { since: Some(version), ..self }
+    }
+
+    /// The same key, which must be given.
+    pub const fn required(self) -> Key {
+        Key { required: true, ..self }
+    }
 }
 
 /// What a value looks like in JSON.
@@ -45,7 +63,7 @@ pub enum Shape {
 
 /// A key; for the tables.
 pub const fn key(name: &'static str, shape: Shape, about: &'static str) -> Key {
-    Key { name, shape, about }
+    Key { name, shape, about, since: None, required: false }
 }
 
 /// `mtu` of interface plugins.
@@ -65,13 +83,15 @@ pub const IP_MASQ_BACKEND: Key = key(
 
 /// Keys of a route, in `ipam.routes`.
 pub const ROUTE: &[Key] = &[
-    key("dst", Shape::Cidr, "destination network"),
+    key("dst", Shape::Cidr, "destination network").required(),
     key("gw", Shape::Ip, "next hop; default: the gateway of the address"),
-    key("mtu", Shape::Int(0, u32::MAX as i64), "MTU along the route in bytes"),
-    key("advmss", Shape::Int(0, u32::MAX as i64), "TCP segment size to advertise, in bytes"),
-    key("priority", Shape::Int(0, u32::MAX as i64), "metric; lower ones are preferred"),
-    key("table", Shape::Int(0, u32::MAX as i64), "routing table; default: 254, main"),
-    key("scope", Shape::Int(0, 255), "0 global, 253 link, 254 host"),
+    key("mtu", Shape::Int(0, u32::MAX as i64), "MTU along the route in bytes").since(Version::V1_1_0),
+    key("advmss", Shape::Int(0, u32::MAX as i64), "TCP segment size to advertise, in bytes")
+        .since(Version::V1_1_0),
+    key("priority", Shape::Int(0, u32::MAX as i64), "metric; lower ones are preferred")
+        .since(Version::V1_1_0),
+    key("table", Shape::Int(0, u32::MAX as i64), "routing table; default: 254, main").since(Version::V1_1_0),
+    key("scope", Shape::Int(0, 255), "0 global, 253 link, 254 host").since(Version::V1_1_0),
 ];
 
 /// Keys of `dns`.

@@ -7,7 +7,9 @@ mod support;
 mod completions;
 mod install;
 mod run;
+mod schema;
 mod symlinks;
+mod validate;
 mod words;
 
 use std::process::{Command, Output, Stdio};

@@ -2,11 +2,12 @@
 
 mod completions;
 mod man;
+mod schema;
 mod symlinks;
 
 use argh::{ArgsInfo, FromArgValue, FromArgs};
 
-use super::print;
+use super::{fail, print};
 use crate::personality::Process;
 
 /// Arguments of `cni-all generate`.
@@ -15,7 +16,7 @@ use crate::personality::Process;
     subcommand,
     name = "generate",
     help_triggers("-h", "--help"),
-    description = "print symlinks.mk, shell completions or the manual page",
+    description = "print symlinks.mk, shell completions, the manual page or the schema",
     example = "{command_name} completions bash >/usr/share/bash-completion/completions/cni-all",
     example = "{command_name} man >/usr/share/man/man1/cni-all.1",
     example = "{command_name} symlinks.mk >symlinks.mk"
@@ -31,6 +32,7 @@ enum What {
     Symlinks(Symlinks),
     Completions(Completions),
     Man(Man),
+    Schema(Schema),
 }
 
 /// Arguments of `cni-all generate symlinks.mk`.
@@ -75,6 +77,18 @@ struct Completions {
 )]
 struct Man {}
 
+/// Arguments of `cni-all generate schema`.
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    subcommand,
+    name = "schema",
+    help_triggers("-h", "--help"),
+    description = "print the JSON Schema of network configurations\n\n\
+        One document for lists and single configurations, for editors; each plugin's part is in $defs.",
+    example = "{command_name} >packaging/schema/cni.schema.json"
+)]
+struct Schema {}
+
 /// A shell that has completions.
 #[derive(Clone, Copy, Debug, FromArgValue)]
 enum Shell {
@@ -89,6 +103,10 @@ impl Generate {
         let text = match &self.what {
             What::Symlinks(Symlinks {}) => symlinks::text(),
             What::Man(Man {}) => man::text(),
+            What::Schema(Schema {}) => match schema::text() {
+                Ok(text) => text,
+                Err(e) => return fail(process, "cni-all generate schema", &e),
+            },
             What::Completions(Completions { shell: Shell::Bash }) => completions::bash(),
             What::Completions(Completions { shell: Shell::Zsh }) => completions::zsh(),
             What::Completions(Completions { shell: Shell::Fish }) => completions::fish(),

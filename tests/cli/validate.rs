@@ -1,0 +1,85 @@
+//! `cni-all validate`: each mistake is found, at its place, and nothing else is.
+
+use serde_json::Value;
+
+use super::support::Workdir;
+use super::{cni_all, run};
+
+/// Exit status and findings as `line:column severity key: message`.
+fn validate(config: &str) -> (i32, Vec<String>) {
+    let dir = Workdir::new();
+    let file = dir.file("10-net.conflist", config);
+    let printed = run(cni_all(&["validate", "--json", file.to_str().unwrap()]));
+    let output: Value = serde_json::from_str(&printed.stdout).unwrap();
+    let text = |f: &Value, key: &str| f[key].as_str().unwrap().to_owned();
+    let findings = output["findings"].as_array().unwrap().iter().map(|f| {
+        let (severity, key, message) = (text(f, "severity"), text(f, "key"), text(f, "message"));
+        format!("{}:{} {severity} {key}: {message}", f["line"], f["column"])
+    });
+    assert_eq!(output["ok"], printed.status == 0);
+    (printed.status, findings.collect())
+}
+
+fn list(plugins: &str) -> String {
+    format!("{{\"cniVersion\":\"1.0.0\",\"name\":\"n\",\"plugins\":[\n{plugins}]}}")
+}
+
+const GOOD: &str = r#"{"type":"bridge","isGateway":true,"ipMasq":true,"capabilities":{"mac":true,"ipRanges":true},
+ "ipam":{"type":"host-local","ranges":[[{"subnet":"10.1.0.0/16","gateway":"10.1.0.1"}]],"routes":[{"dst":"0.0.0.0/0"}]}}"#;
+
+#[test]
+fn a_good_list_has_no_findings() {
+    assert_eq!(validate(&list(GOOD)), (0, vec![]));
+}
+
+#[test]
+fn each_mistake_is_found_at_its_place() {
+    for (config, status, expected) in [
+        (
+            r#"{"type":"bridge","isGatway":true}"#,
+            0,
+            "2:18 warning plugins[0].isGatway: unknown key, nothing reads it; did you mean isGateway?",
+        ),
+        (
+            r#"{"type":"bridge","mtu":"x"}"#,
+            1,
+            "2:24 error plugins[0].mtu: expected an integer, found the string \"x\"",
+        ),
+        (
+            r#"{"type":"bridge","capabilities":{"portMappings":true}}"#,
+            0,
+            "2:34 warning plugins[0].capabilities.portMappings: bridge does not understand this capability",
+        ),
+        (
+            r#"{"type":"calico"}"#,
+            0,
+            "2:9 note plugins[0].type: \"calico\" is not built in, its configuration is not checked",
+        ),
+        (
+            r#"{"type":"bridge","ipam":{"type":"host-local","subnet":"10.1.0.0/16","gateway":"10.2.0.1"}}"#,
+            0,
+            "2:79 warning plugins[0].ipam.gateway: 10.2.0.1 is outside of subnet 10.1.0.0/16",
+        ),
+    ] {
+        assert_eq!(validate(&list(config)), (status, vec![expected.to_owned()]), "{config}");
+    }
+}
+
+#[test]
+fn overlapping_ranges_and_versions_that_are_too_old_are_found() {
+    let ranges = r#"{"type":"ptp","ipam":{"type":"host-local","ranges":[[{"subnet":"10.1.0.0/16"}],[{"subnet":"10.1.2.0/24"}]],"routes":[{"dst":"10.0.0.0/8","mtu":1400}]}}"#;
+    let (status, found) = validate(&list(ranges));
+    assert_eq!((status, found.len()), (1, 2), "{found:?}");
+    assert!(found[0].contains("routes[0].mtu: needs cniVersion 1.1.0"), "{found:?}");
+    assert!(
+        found[1].contains("error plugins[0].ipam.ranges[1]: ") && found[1].contains("overlaps"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn what_is_not_json_is_reported_with_line_and_column() {
+    let (status, found) = validate("{\n  \"name\": ,\n}");
+    assert_eq!((status, found.len()), (1, 1));
+    assert!(found[0].starts_with("2:11 error : not valid JSON"), "{found:?}");
+}
