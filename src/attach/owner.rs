@@ -46,6 +46,11 @@ impl Owner {
         })
     }
 
+    /// Network, container id and interface name as the alias has them: long ones abbreviated.
+    pub fn names(&self) -> (&str, &str, &str) {
+        (&self.network, &self.container_id, &self.ifname)
+    }
+
     /// Whether it names this attachment.
     pub fn is(&self, of: &Attachment<'_>) -> bool {
         self.is_on(of.network) && self.container_id == abbreviate(of.container_id) && self.ifname == of.ifname

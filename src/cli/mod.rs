@@ -5,11 +5,13 @@
 //!
 //! Exit status: 0 done, 1 failed, 2 usage, and what a command documents beyond that.
 
+mod doctor;
 mod generate;
 mod help;
 mod install;
 mod list;
 mod run;
+mod show;
 mod suggest;
 mod validate;
 
@@ -46,6 +48,8 @@ enum Command {
     Install(install::Install),
     Run(run::Run),
     Validate(validate::Validate),
+    Show(show::Show),
+    Doctor(doctor::Doctor),
     Generate(generate::Generate),
 }
 
@@ -108,6 +112,8 @@ pub fn run(process: &mut Process<'_>) -> i32 {
         Some(Command::List(list)) => list.run(process),
         Some(Command::Install(install)) => install.run(process),
         Some(Command::Run(run)) => run.run(process),
+        Some(Command::Doctor(doctor)) => doctor.run(process),
+        Some(Command::Show(show)) => show.run(process),
         Some(Command::Validate(validate)) => validate.run(process),
         Some(Command::Generate(generate)) => generate.run(process),
     }

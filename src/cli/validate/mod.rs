@@ -191,7 +191,7 @@ fn human(findings: &[Finding], files: usize) -> String {
 }
 
 /// The configurations of a directory in order of names, or the file itself.
-fn expand(path: &Path) -> Result<Vec<PathBuf>> {
+pub fn expand(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }

@@ -11,6 +11,7 @@ mod handle;
 mod link;
 mod mac;
 mod port_vlan;
+mod probe;
 mod route;
 mod socket;
 pub mod uapi;
@@ -24,6 +25,7 @@ pub use handle::{Handle, Step};
 pub use link::{Bridge, Dev, Link, Port};
 pub use mac::Mac;
 pub use port_vlan::{PortVlan, VlanRange};
+pub use probe::has_kind;
 pub use route::{NextHop, Route, RouteSpec};
 pub use watch::{AddressWatch, Event, LinkWatch};
 

@@ -1,0 +1,360 @@
+//! What there is, read from where it is: nothing is changed, and what cannot be read is left out or said.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::attach::owner::Owner;
+use crate::cli::validate::expand;
+use crate::cni::Result;
+use crate::cni::json::Value;
+use crate::cni::names::{Cidr, parse_ip};
+use crate::kernel::netns::Netns;
+use crate::kernel::rtnl::{Handle, Link};
+use crate::runtime::NetworkList;
+use crate::runtime::conflist::plugin_type;
+
+/// Where host-local keeps leases unless `ipam.dataDir` says otherwise.
+const DATA_DIR: &str = "/var/lib/cni/networks";
+
+/// Everything.
+#[derive(Debug, Default, Serialize)]
+pub struct State {
+    /// Configured networks, and others that have leases.
+    pub networks: Vec<Network>,
+    /// Bridges of the host.
+    pub bridges: Vec<Bridge>,
+    /// Host links that carry an owner's alias.
+    pub attachments: Vec<Attached>,
+    /// What belongs to nothing that exists.
+    pub stale: Vec<Stale>,
+    /// Configurations that cannot be used.
+    pub broken: Vec<String>,
+}
+
+/// A network.
+#[derive(Debug, Serialize)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// Its configuration; `None` when there are only leases.
+    pub file: Option<PathBuf>,
+    /// The plugins' types.
+    pub plugins: Vec<String>,
+    /// Ranges with the number of addresses in them, as text: IPv6 ranges exceed what JSON readers hold.
+    pub ranges: Vec<Range>,
+    /// Reserved addresses.
+    pub leases: Vec<Lease>,
+}
+
+/// A range of addresses.
+#[derive(Debug, Serialize)]
+pub struct Range {
+    /// First address.
+    pub first: IpAddr,
+    /// Last address.
+    pub last: IpAddr,
+    /// Addresses in it that are not reserved; the gateway's is not counted.
+    pub free: String,
+}
+
+/// A reserved address.
+#[derive(Debug, Serialize)]
+pub struct Lease {
+    /// The address.
+    pub address: IpAddr,
+    /// Whose it is.
+    pub container: String,
+    /// Its interface; empty in files of older releases.
+    pub ifname: String,
+    /// The file.
+    pub file: PathBuf,
+    /// An interface of some namespace has it, or a link's alias names it.
+    pub in_use: bool,
+}
+
+/// A bridge.
+#[derive(Debug, Serialize)]
+pub struct Bridge {
+    /// Its name.
+    pub name: String,
+    /// Administratively up.
+    pub up: bool,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// Its ports.
+    pub ports: Vec<String>,
+}
+
+/// A container's interface.
+#[derive(Debug, Serialize)]
+pub struct Attached {
+    /// The network.
+    pub network: String,
+    /// The container's id.
+    pub container: String,
+    /// The interface in the container.
+    pub ifname: String,
+    /// The link on the host.
+    pub link: String,
+    /// The bridge it is a port of.
+    pub bridge: Option<String>,
+    /// A path of the container's namespace, when one was found.
+    pub netns: Option<String>,
+    /// Addresses that the interface has; those of the alias when the namespace was not found.
+    pub addresses: Vec<String>,
+}
+
+/// Something left over.
+#[derive(Debug, Serialize)]
+pub struct Stale {
+    /// What.
+    pub what: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A namespace other than ours, with its links and addresses.
+struct Namespace {
+    path: String,
+    links: Vec<(Link, Vec<IpNet>)>,
+}
+
+impl State {
+    /// Leaves only what has to do with a network, a container or a namespace of this name.
+    pub fn keep(&mut self, only: &str) {
+        let netns = only.strip_prefix("/var/run/").map_or(only.to_owned(), |rest| format!("/run/{rest}"));
+        self.attachments.retain(|a| {
+            a.network == only || a.container == only || a.netns.as_deref().is_some_and(|path| path == netns)
+        });
+        let attached = &self.attachments;
+        self.networks.retain(|n| {
+            n.name == only
+                || attached.iter().any(|a| a.network == n.name)
+                || n.leases.iter().any(|lease| lease.container == only)
+        });
+        self.bridges.retain(|b| attached.iter().any(|a| a.bridge.as_deref() == Some(&b.name)));
+        self.stale.retain(|s| s.what.contains(only));
+    }
+}
+
+/// Reads everything.
+///
+/// # Errors
+/// Configurations or the host's links cannot be listed.
+pub fn state(conf_dir: &Path) -> Result<State> {
+    let mut state = State::default();
+    let mut host = Handle::open()?;
+    let links = host.links(None)?;
+    let namespaces = namespaces();
+    let name_of = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
+    for link in links.iter().filter(|link| link.kind == "bridge") {
+        let addresses = host.addresses(link.index).unwrap_or_default();
+        state.bridges.push(Bridge {
+            name: link.name.clone(),
+            up: link.is_up(),
+            addresses: addresses.iter().map(|a| a.net.to_string()).collect(),
+            ports: links
+                .iter()
+                .filter(|port| port.master == Some(link.index))
+                .map(|port| port.name.clone())
+                .collect(),
+        });
+    }
+    let mut seen: HashSet<IpAddr> = HashSet::new();
+    seen.extend(namespaces.iter().flat_map(|ns| &ns.links).flat_map(|(_, nets)| nets).map(IpNet::addr));
+    for link in &links {
+        let Some(owner) = Owner::parse(&link.alias) else { continue };
+        seen.extend(&owner.addresses);
+        let (network, container, ifname) = owner.names();
+        let other = namespaces.iter().find_map(|ns| {
+            let end = |(end, _): &&(Link, Vec<IpNet>)| {
+                end.name == ifname
+                    && end.peer == Some(link.index)
+                    && (link.peer.is_none() || link.peer == Some(end.index))
+            };
+            ns.links.iter().find(end).map(|(_, nets)| (ns.path.clone(), nets))
+        });
+        if other.is_none() {
+            state.stale.push(Stale {
+                what: format!("link {} of network {network}, container {container} {ifname}", link.name),
+                reason: "no namespace with a name or a process has its other end".to_owned(),
+            });
+        }
+        state.attachments.push(Attached {
+            network: network.to_owned(),
+            container: container.to_owned(),
+            ifname: ifname.to_owned(),
+            link: link.name.clone(),
+            bridge: link.master.and_then(name_of),
+            addresses: match &other {
+                Some((_, nets)) => nets.iter().map(ToString::to_string).collect(),
+                None => owner.addresses.iter().map(ToString::to_string).collect(),
+            },
+            netns: other.map(|(path, _)| path),
+        });
+    }
+    if conf_dir.is_dir() {
+        for file in expand(conf_dir)? {
+            match NetworkList::load(&file) {
+                Ok(list) => state.networks.push(network(&list, file)),
+                Err(e) => state.broken.push(e.to_string()),
+            }
+        }
+    }
+    let known: HashSet<String> = state.networks.iter().map(|n| n.name.clone()).collect();
+    for entry in fs::read_dir(DATA_DIR).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let leases = leases(&entry.path());
+        if !known.contains(&name) && !leases.is_empty() {
+            state.networks.push(Network {
+                name,
+                file: None,
+                plugins: Vec::new(),
+                ranges: Vec::new(),
+                leases,
+            });
+        }
+    }
+    for network in &mut state.networks {
+        for lease in &mut network.leases {
+            lease.in_use = seen.contains(&lease.address);
+            if !lease.in_use {
+                state.stale.push(Stale {
+                    what: format!(
+                        "lease {} of network {}, container {}",
+                        lease.address, network.name, lease.container
+                    ),
+                    reason: "no interface of a namespace with a name or a process has the address".to_owned(),
+                });
+            }
+        }
+    }
+    Ok(state)
+}
+
+/// Every namespace but ours that has a name in /run/netns or a process.
+fn namespaces() -> Vec<Namespace> {
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for dir in ["/run/netns", "/run/docker/netns"] {
+        paths.extend(fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()));
+    }
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = processes.filter(|e| e.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()));
+    paths.extend(processes.map(|entry| entry.path().join("ns/net")));
+    let own = fs::metadata("/proc/thread-self/ns/net").map(|meta| (meta.dev(), meta.ino()));
+    let mut done: HashSet<(u64, u64)> = own.into_iter().collect();
+    let mut found = Vec::new();
+    for path in paths {
+        let Ok(meta) = fs::metadata(&path) else { continue };
+        if !done.insert((meta.dev(), meta.ino())) {
+            continue;
+        }
+        let path = path.to_string_lossy().into_owned();
+        let read = || {
+            let mut handle = Netns::open(&path)?.enter(Handle::open)?;
+            let links = handle.links(None)?;
+            links
+                .into_iter()
+                .map(|link| {
+                    let nets = handle.addresses(link.index)?;
+                    let nets = nets.iter().map(|a| a.net).filter(|net| !net.addr().is_loopback());
+                    Ok((link, nets.collect()))
+                })
+                .collect::<Result<Vec<_>>>()
+        };
+        // A namespace may go away while it is looked at, and a name need not be one.
+        found.extend(read().ok().map(|links| Namespace { path, links }));
+    }
+    found
+}
+
+fn network(list: &NetworkList, file: PathBuf) -> Network {
+    let mut found = Network {
+        name: list.name.clone(),
+        file: Some(file),
+        plugins: list.plugins.iter().filter_map(|p| plugin_type(p).ok()).collect(),
+        ranges: Vec::new(),
+        leases: Vec::new(),
+    };
+    for plugin in &list.plugins {
+        let Some(ipam) = plugin.get("ipam").filter(|i| plugin_type(i).is_ok_and(|name| name == "host-local"))
+        else {
+            continue;
+        };
+        let dir = match ipam.get("dataDir").as_deref() {
+            Some(Value::String(dir)) if !dir.is_empty() => dir.clone(),
+            _ => DATA_DIR.to_owned(),
+        };
+        found.leases.extend(leases(&Path::new(&dir).join(&list.name)));
+        let reserved: Vec<IpAddr> = found.leases.iter().map(|lease| lease.address).collect();
+        ranges(&ipam, &reserved, &mut found.ranges);
+    }
+    found
+}
+
+/// Every object with a `subnet` below a value.
+fn ranges(value: &Value, reserved: &[IpAddr], found: &mut Vec<Range>) {
+    match value {
+        Value::Object(_) => {
+            found.extend(range(value, reserved));
+            if let Some(more) = value.get("ranges") {
+                ranges(&more, reserved, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| ranges(item, reserved, found)),
+        _ => {}
+    }
+}
+
+fn range(value: &Value, reserved: &[IpAddr]) -> Option<Range> {
+    let text = |key: &str| match value.get(key).as_deref() {
+        Some(Value::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    let Cidr(net) = text("subnet")?.parse().ok()?;
+    let number = |addr: IpAddr| match addr {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    };
+    let address = |number: u128| match net {
+        IpNet::V4(_) => IpAddr::V4(u32::try_from(number).unwrap_or(u32::MAX).into()),
+        IpNet::V6(_) => IpAddr::V6(number.into()),
+    };
+    let begin = address(number(net.network()).saturating_add(1));
+    let end = address(number(net.broadcast()).saturating_sub(u128::from(net.addr().is_ipv4())));
+    let given = |key: &str| text(key).as_deref().and_then(parse_ip);
+    let (first, last) = (given("rangeStart").unwrap_or(begin), given("rangeEnd").unwrap_or(end));
+    let gateway = given("gateway").unwrap_or(begin);
+    let within = |addr: &IpAddr| (first..=last).contains(addr) && *addr != gateway;
+    let all = number(last).saturating_sub(number(first)).saturating_add(1);
+    let taken =
+        reserved.iter().filter(|addr| within(addr)).count() + usize::from((first..=last).contains(&gateway));
+    Some(Range { first, last, free: all.saturating_sub(taken as u128).to_string() })
+}
+
+/// The leases of a network's directory, in order of address. Reading takes no lock: they appear complete.
+fn leases(dir: &Path) -> Vec<Lease> {
+    let mut leases: Vec<Lease> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            // Names of addresses are as host-local writes them; older releases replaced colons.
+            let name = entry.file_name().to_string_lossy().replace('_', ":");
+            let address = parse_ip(&name)?;
+            let content = fs::read_to_string(entry.path()).ok()?;
+            let mut lines = content.lines().map(str::trim);
+            let container = lines.next().unwrap_or_default().to_owned();
+            let ifname = lines.next().unwrap_or_default().to_owned();
+            Some(Lease { address, container, ifname, file: entry.path(), in_use: false })
+        })
+        .collect();
+    leases.sort_by_key(|lease| lease.address);
+    leases
+}
