@@ -8,6 +8,7 @@ mod completions;
 mod install;
 mod run;
 mod schema;
+mod show;
 mod symlinks;
 mod validate;
 mod words;
