@@ -9,20 +9,22 @@ use super::wire::{Batch, Messages, ifinfomsg};
 use super::{Socket, link::check_name};
 use crate::cni::{Error, Result};
 
-/// Asks the calling thread's namespace for `ip link add probe type KIND`. A kernel without the kind answers EOPNOTSUPP;
+/// Asks the calling thread's namespace for `ip link add try-KIND type KIND`. A kernel without the kind answers EOPNOTSUPP;
 /// any other answer (that a parent is missing, say) comes from the kind itself. As with any ADD, the kernel loads the
 /// kind's module if there is one.
 ///
 /// # Errors
 /// The socket failed, or the permission is missing.
 pub fn has_kind(kind: &str) -> Result<bool> {
-    let what = format!("ip link add probe type {kind}");
-    check_name(kind, &what)?;
+    // A name for each kind: a link of that name would be the answer to the next question.
+    let name = format!("try-{kind}");
+    let what = format!("ip link add {name} type {kind}");
+    check_name(&name, &what)?;
     let failed = |errno| Error::system(&what, errno);
     let socket = Socket::open()?;
     let mut batch = Batch::default();
     batch.message(Rtm::Newlink, NlmF::CREATE | NlmF::EXCL, &ifinfomsg(0, 0, 0, 0), |a| {
-        a.text(Ifla::Ifname, "probe");
+        a.text(Ifla::Ifname, &name);
         a.nest(Ifla::Linkinfo, |a| a.bytes(IflaInfo::Kind, kind.as_bytes()));
     });
     batch.acknowledge_last();
@@ -37,5 +39,19 @@ pub fn has_kind(kind: &str) -> Result<bool> {
                 Some(errno) => return Ok(errno != Errno::EOPNOTSUPP as i32),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::rtnl::private_netns::private_netns;
+
+    #[test]
+    fn kinds_that_there_are_and_others_are_told_apart() {
+        private_netns("kinds_that_there_are", || {
+            assert_eq!(has_kind("veth"), Ok(true));
+            assert_eq!(has_kind("nonsense"), Ok(false));
+        });
     }
 }
