@@ -143,7 +143,7 @@ mod tests {
             ("name", 1, 11),
             ("plugins", 2, 14),
             ("plugins[1]", 2, 20),
-            ("plugins[1].IPAM.ranges[0][0].subnet", 3, 45),
+            ("plugins[1].IPAM.ranges[0][0].subnet", 3, 44),
             ("plugins[1].nothing.here", 2, 20),
         ] {
             assert_eq!(position(text, places.find(path)), Position { line, column }, "{path}");
