@@ -25,6 +25,7 @@ mod masquerade;
 mod ptp;
 mod reuse;
 mod routes;
+mod show;
 mod teardown;
 mod upgrade;
 

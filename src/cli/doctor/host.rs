@@ -27,7 +27,7 @@ pub fn look(wanted: &Wanted, bin: &Path, conf_dir: &Path, findings: &mut Vec<Fin
         Ok(state) => {
             for lease in state.networks.iter().flat_map(|n| &n.leases).filter(|lease| !lease.in_use) {
                 let reason = format!(
-                    "no interface that can be seen has {} (container {})",
+                    "no interface that can be seen has {}; if no runtime knows container {} any more, free it",
                     lease.address, lease.container
                 );
                 let mend = format!("rm {}", lease.file.display());
@@ -73,6 +73,17 @@ fn firewalls(findings: &mut Vec<Finding>) {
         }
     }
     let Ok(mut socket) = nft::Socket::open() else { return };
+    for (family, tool) in [(Family::Ip, "iptables"), (Family::Ip6, "ip6tables")] {
+        let table = Table { family, name: "filter" };
+        if socket.chain(table, "FORWARD").is_ok_and(|found| found.is_some_and(|chain| chain.drops)) {
+            let reason = format!(
+                "policy of chain FORWARD in nftables table {table} is drop: what containers send through this host is \
+                 dropped unless a rule accepts it"
+            );
+            let mend = format!("{tool} -P FORWARD ACCEPT");
+            findings.push(Finding::new(Severity::Warning, &format!("{tool} FORWARD"), reason, mend));
+        }
+    }
     for (family, name, chain, who) in [
         (Family::Inet, "firewalld", None, "firewalld"),
         (Family::Ip, "filter", Some("DOCKER-USER"), "Docker"),

@@ -1,9 +1,10 @@
 //! Kernel features, tried in a private namespace; the plugin of the kind's name is who needs it.
 
+use nix::errno::Errno;
 use nix::sys::utsname::uname;
 
 use super::{Finding, Severity, Wanted};
-use crate::cni::Result;
+use crate::cni::{Error, Result};
 use crate::kernel::netns::Netns;
 use crate::kernel::nft;
 use crate::kernel::rtnl::{AddBridge, Change, Handle, has_kind};
@@ -43,17 +44,22 @@ pub fn look(wanted: &Wanted, findings: &mut Vec<Finding>) {
     let filtering = netns.enter(|| {
         let bridge = AddBridge { name: "probe0".to_owned(), vlan_filtering: true, ..AddBridge::default() };
         match Handle::open()?.apply(&[Change::AddBridge(bridge)]) {
-            Err(e) if e.errno().is_some() && !e.is_exists() => Ok(false),
+            Err(e) if lacks(&e) => Ok(false),
             other => other.map(|()| true),
         }
     });
     // A setting of the bridge module, decided when the kernel was built: there is no module to load.
     report(findings, "bridge VLAN filtering", "", wanted.vlans, filtering);
     let nft = netns.enter(|| match nft::Socket::open().and_then(|mut socket| socket.probe()) {
-        Err(e) if e.errno().is_some() => Ok(false),
+        Err(e) if lacks(&e) => Ok(false),
         other => other.map(|()| true),
     });
     report(findings, "nf_tables", "nf_tables", wanted.nft, nft);
+}
+
+/// The kernel has no such thing; any other refusal is reported as it is.
+fn lacks(e: &Error) -> bool {
+    matches!(e.errno(), Some(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EINVAL | Errno::ENOENT))
 }
 
 fn report(findings: &mut Vec<Finding>, what: &str, module: &str, needed: bool, outcome: Result<bool>) {

@@ -335,12 +335,13 @@ unsafe fn step(expr: *const sys::nftnl_expr) -> Step {
     }
 }
 
-/// A chain's table, name, references, type, hook and priority, out of a NFT_MSG_NEWCHAIN message.
+/// A chain's table, name, references, type, hook and priority, and whether its policy is drop, out of a NFT_MSG_NEWCHAIN message.
 pub struct RawChain {
     pub table: String,
     pub name: String,
     pub uses: u32,
     pub base: Option<(String, u32, i32)>,
+    pub drops: bool,
 }
 
 /// A chain out of a NFT_MSG_NEWCHAIN message; `None` when it is not one.
@@ -359,6 +360,8 @@ pub fn parse_chain(message: &[u8]) -> Option<RawChain> {
                 let hook = sys::nftnl_chain_get_u32(chain, sys::NFTNL_CHAIN_HOOKNUM as u16);
                 (kind, hook, sys::nftnl_chain_get_s32(chain, sys::NFTNL_CHAIN_PRIO as u16))
             }),
+            drops: sys::nftnl_chain_is_set(chain, sys::NFTNL_CHAIN_POLICY as u16)
+                && sys::nftnl_chain_get_u32(chain, sys::NFTNL_CHAIN_POLICY as u16) == libc::NF_DROP as u32,
         });
         sys::nftnl_chain_free(chain);
         parsed

@@ -158,6 +158,8 @@ pub struct ListedChain {
     pub uses: u32,
     /// Where it is called from; `None` as well for a kind and hook that [`Base`] has no words for.
     pub base: Option<Base>,
+    /// Its policy is drop: what no rule decides goes no further.
+    pub drops: bool,
 }
 
 impl From<ffi::RawChain> for ListedChain {
@@ -175,7 +177,7 @@ impl From<ffi::RawChain> for ListedChain {
             };
             Some(Base { kind, hook, priority })
         });
-        ListedChain { table: raw.table, name: raw.name, uses: raw.uses, base }
+        ListedChain { table: raw.table, name: raw.name, uses: raw.uses, base, drops: raw.drops }
     }
 }
 
