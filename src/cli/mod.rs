@@ -10,6 +10,7 @@ mod generate;
 mod help;
 mod install;
 mod list;
+mod networks;
 mod run;
 mod show;
 mod suggest;
