@@ -93,7 +93,7 @@ pub fn runtime(process: &Process<'_>, options: Options<'_>) -> Runtime {
         prefer_built_in: given.is_none(),
         cache_dir: options.cache_dir.unwrap_or(CACHE_DIR).into(),
         timeout: options.timeout,
-        detach_removal: !variable(process, "CNI_ALL_WAIT").is_some_and(|value| value == "1"),
+        detach_removal: variable(process, "CNI_ALL_WAIT").is_none_or(|value| value != "1"),
         netns_override,
         ..Runtime::new(dirs)
     }

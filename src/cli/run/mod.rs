@@ -1,6 +1,6 @@
 //! `cni-all run`: a command in a private network namespace that is attached to networks for as long as it runs.
 
-mod command;
+pub mod command;
 mod resolv;
 
 use std::fs::File;
