@@ -30,7 +30,12 @@ pub fn in_use(runtime: &Runtime, network: &NetworkList, conf_dir: &Path) -> Resu
         add(&found.container, &found.ifname);
     }
     for lease in state.networks.iter().filter(|n| n.name == network.name).flat_map(|n| &n.leases) {
-        if lease.in_use {
+        // A link without another end is a leftover, and so is the address that its alias names.
+        let is_left = state
+            .attachments
+            .iter()
+            .any(|a| (&a.container, &a.ifname) == (&lease.container, &lease.ifname) && a.netns.is_none());
+        if lease.in_use && !is_left {
             add(&lease.container, &lease.ifname);
         }
     }
