@@ -1,6 +1,7 @@
 //! Requests and their answers.
 
 use std::{
+    net::IpAddr,
     os::fd::AsFd,
     time::{Duration, Instant},
 };
@@ -157,6 +158,16 @@ impl Handle {
             |batch| route::encode_dump(index, batch),
             |message, found| found.extend(Route::decode(message.payload).filter(|r| r.leaves_by(index))),
         )
+    }
+
+    /// The route that a packet to this address takes; ENETUNREACH and the like when there is none.
+    pub fn route_to(&mut self, to: IpAddr) -> Result<Option<Route>> {
+        let found = self.dump(
+            &format!("ip route get {to}"),
+            |batch| route::encode_get(to, batch),
+            |message, found| found.extend(Route::decode(message.payload)),
+        )?;
+        Ok(found.into_iter().next())
     }
 
     /// The VLANs of one bridge port; none when the kernel has no bridge VLAN filtering.
