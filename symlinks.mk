@@ -11,6 +11,7 @@ CNI_ALL_PLUGINS := \
 	bridge \
 	host-local \
 	loopback \
+	portmap \
 	ptp \
 	static
 

@@ -4,6 +4,7 @@ mod bridge;
 mod host_local;
 pub mod keys;
 mod loopback;
+mod portmap;
 mod ptp;
 mod static_ipam;
 
@@ -104,8 +105,14 @@ pub trait Plugin: Sync {
 }
 
 /// Every plugin, in order of name.
-pub static PLUGINS: &[&dyn Plugin] =
-    &[&bridge::Bridge, &host_local::HostLocal, &loopback::Loopback, &ptp::Ptp, &static_ipam::Static];
+pub static PLUGINS: &[&dyn Plugin] = &[
+    &bridge::Bridge,
+    &host_local::HostLocal,
+    &loopback::Loopback,
+    &portmap::Portmap,
+    &ptp::Ptp,
+    &static_ipam::Static,
+];
 
 /// The plugin of that exact name.
 pub fn find(name: &str) -> Option<&'static dyn Plugin> {

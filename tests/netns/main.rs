@@ -22,6 +22,7 @@ mod host_namespace;
 mod inputs;
 mod loopback;
 mod masquerade;
+mod portmap;
 mod ptp;
 mod reuse;
 mod routes;

@@ -1,6 +1,7 @@
 //! Requests and their answers.
 
 use std::{
+    net::IpAddr,
     os::fd::AsFd,
     time::{Duration, Instant},
 };
@@ -169,6 +170,16 @@ impl Handle {
             |message, found| found.extend(netconf::forwarding(message.payload)),
         )?;
         Ok(answers.contains(&true))
+    }
+
+    /// The route that a packet to this address takes; ENETUNREACH and the like when there is none.
+    pub fn route_to(&mut self, to: IpAddr) -> Result<Option<Route>> {
+        let found = self.dump(
+            &format!("ip route get {to}"),
+            |batch| route::encode_get(to, batch),
+            |message, found| found.extend(Route::decode(message.payload)),
+        )?;
+        Ok(found.into_iter().next())
     }
 
     /// The VLANs of one bridge port; none when the kernel has no bridge VLAN filtering.
