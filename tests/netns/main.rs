@@ -17,6 +17,7 @@ mod check;
 mod concurrency;
 mod delegation;
 mod failure;
+mod firewall;
 mod gc_status;
 mod host_namespace;
 mod inputs;

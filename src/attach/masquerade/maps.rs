@@ -53,7 +53,7 @@ fn index_map(family: Family) -> Map {
 fn base_chain(family: Family, hook: Hook) -> Chain {
     let (name, priority) = match hook {
         Hook::Prerouting => ("prerouting", -100),
-        Hook::Postrouting => ("postrouting", 100),
+        _ => ("postrouting", 100),
     };
     Chain { table: table(family), name: name.into(), base: Some(Base { kind: Kind::Nat, hook, priority }) }
 }

@@ -9,7 +9,7 @@
 
 mod iptables;
 pub mod maps;
-pub(super) mod names;
+pub mod names;
 #[cfg(test)]
 mod tests;
 mod upstream;

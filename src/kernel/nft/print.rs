@@ -32,6 +32,7 @@ impl Display for Base {
         };
         let hook = match self.hook {
             Hook::Prerouting => "prerouting",
+            Hook::Forward => "forward",
             Hook::Postrouting => "postrouting",
         };
         write!(f, "type {kind} hook {hook} priority {}; policy accept;", self.priority)
@@ -96,7 +97,7 @@ impl Display for Rule {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.dialect {
             Dialect::Nft => self.fmt_nft(f),
-            Dialect::Iptables => self.fmt_iptables(f),
+            Dialect::Iptables => self.fmt_iptables(f, "-A"),
         }
     }
 }
@@ -121,6 +122,11 @@ impl Rule {
                     write!(f, "{} {} vmap @{}", self.table.family, side_name(*side), map.name)?;
                 }
                 Statement::InputLink(link) => write!(f, "iifname \"{link}\"")?,
+                Statement::OutputLink { name, is: true } => write!(f, "oifname \"{name}\"")?,
+                Statement::OutputLink { name, is: false } => write!(f, "oifname != \"{name}\"")?,
+                Statement::Established => f.write_str("ct state related,established")?,
+                Statement::InputBridge(bridge) => write!(f, "meta ibrname \"{bridge}\"")?,
+                Statement::Carries(family) => write!(f, "meta protocol {family}")?,
                 Statement::EtherSource(mac) => write!(f, "ether saddr {}", Mac(mac))?,
                 Statement::Masquerade => f.write_str("masquerade")?,
                 Statement::Verdict(verdict) => verdict.fmt(f)?,
@@ -132,15 +138,21 @@ impl Rule {
         }
     }
 
-    /// Only address conditions, jumps, ACCEPT and MASQUERADE are ever written in this dialect; `lower.rs` refuses others.
-    fn fmt_iptables(&self, f: &mut Formatter<'_>) -> fmt::Result {
+    /// What this dialect is never written with is shown as it is; `lower.rs` refuses it.
+    fn fmt_iptables(&self, f: &mut Formatter<'_>, command: &str) -> fmt::Result {
         let tool = if self.table.family == Family::Ip6 { "ip6tables" } else { "iptables" };
-        write!(f, "{tool} -t {} -A {}", self.table.name, self.chain)?;
+        write!(f, "{tool} -t {} {command} {}", self.table.name, self.chain)?;
         for statement in &self.statements {
-            if let Statement::Within { side, net, inside } = statement {
-                let not = if *inside { "" } else { "! " };
-                let option = if *side == Side::Source { "-s" } else { "-d" };
-                write!(f, " {not}{option} {}", net.trunc())?;
+            match statement {
+                Statement::Within { side, net, inside } => {
+                    let not = if *inside { "" } else { "! " };
+                    let option = if *side == Side::Source { "-s" } else { "-d" };
+                    write!(f, " {not}{option} {}", net.trunc())?;
+                }
+                Statement::InputLink(link) => write!(f, " -i {link}")?,
+                Statement::OutputLink { name, is } => write!(f, " {}-o {name}", if *is { "" } else { "! " })?,
+                Statement::Established => f.write_str(" -m conntrack --ctstate RELATED,ESTABLISHED")?,
+                _ => {}
             }
         }
         if let Some(comment) = &self.comment {
@@ -148,12 +160,18 @@ impl Rule {
         }
         for statement in &self.statements {
             match statement {
-                Statement::Within { .. } => {}
+                Statement::Within { .. }
+                | Statement::InputLink(_)
+                | Statement::OutputLink { .. }
+                | Statement::Established => {}
                 Statement::Verdict(Verdict::Jump(chain)) => write!(f, " -j {chain}")?,
                 Statement::Verdict(Verdict::Goto(chain)) => write!(f, " -g {chain}")?,
                 Statement::Verdict(verdict) => write!(f, " -j {}", verdict.to_string().to_uppercase())?,
                 Statement::Masquerade => f.write_str(" -j MASQUERADE")?,
-                Statement::Lookup(..) | Statement::InputLink(_) | Statement::EtherSource(_) => {
+                Statement::Lookup(..)
+                | Statement::EtherSource(_)
+                | Statement::InputBridge(_)
+                | Statement::Carries(_) => {
                     write!(f, " {statement:?}")?;
                 }
             }
@@ -195,6 +213,8 @@ impl Display for Change {
             Change::DestroyElement(map, key) => write!(f, "nft destroy element {map} {{ {key} }}"),
             Change::AddRule(rule) if rule.dialect == Dialect::Iptables => rule.fmt(f),
             Change::AddRule(rule) => write!(f, "nft add rule {rule}"),
+            Change::InsertRule(rule) if rule.dialect == Dialect::Iptables => rule.fmt_iptables(f, "-I"),
+            Change::InsertRule(rule) => write!(f, "nft insert rule {rule}"),
             Change::DeleteRule { table, chain, handle } => {
                 write!(f, "nft delete rule {table} {chain} handle {handle}")
             }
