@@ -4,7 +4,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::{Attachment, Call, Container, Node, assert_same, require_netns, require_tool, skip};
+use crate::support::{
+    Attachment, Call, Container, Node, VERSIONS, assert_same, require_netns, require_tool, skip,
+};
 use crate::{dual_stack_config, with};
 
 pub const GO_PLUGINS: &str = "/usr/lib/cni";
@@ -306,19 +308,20 @@ fn what_is_wrong_in_the_configuration_is_named_before_anything_is_done() {
     let policy = json!({"ingressPolicy": "same-bridge", "prevResult": inside});
     call(&node, "ADD", "c1", &config(policy)).fails(7).names(&["same-bridge", "bridge"]);
     assert_eq!(node.nft(), "");
-    call(&node, "ADD", "c1", &config(json!({"cniVersion": "0.3.1"}))).fails(1);
 }
 
 #[test]
 fn the_previous_result_is_passed_on() {
     require_netns!();
     let node = Node::new();
-    for version in ["0.4.0", "1.0.0", "1.1.0"] {
+    for version in VERSIONS {
         let container = node.container();
         let bridge = with(dual_stack_config(&node), json!({"cniVersion": version}));
         let chained = Chained::new(&node, &container, &bridge, &config(json!({"cniVersion": version})));
         assert_eq!(chained.firewall.result, chained.bridge.result);
-        chained.firewall.check();
+        if version >= "0.4.0" {
+            chained.firewall.check();
+        }
         chained.del();
     }
 }

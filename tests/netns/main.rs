@@ -18,6 +18,8 @@ mod concurrency;
 mod delegation;
 mod failure;
 mod firewall;
+mod firewall_hosts;
+mod firewall_isolation;
 mod gc_status;
 mod host_namespace;
 mod inputs;

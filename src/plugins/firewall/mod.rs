@@ -17,7 +17,7 @@ use crate::attach::masquerade::{self, names};
 use crate::attach::undo::or_take_back;
 use crate::attach::verify::difference;
 use crate::attach::{Attachment, teardown, veth};
-use crate::cni::{CniResult, Code, Error, Request, Result, ResultExt, Version};
+use crate::cni::{CniResult, Code, Error, Request, Result, ResultExt};
 use crate::kernel::Kernel;
 use crate::kernel::nft::{Change, Family, Socket};
 
@@ -96,11 +96,6 @@ impl Plugin for Firewall {
 
     fn about(&self) -> &'static str {
         "lets the container's traffic pass the host's firewall"
-    }
-
-    /// As the Go plugin: before 0.4.0 DEL gets no prevResult, without which that one removes nothing.
-    fn versions(&self) -> &'static [Version] {
-        &[Version::V0_4_0, Version::V1_0_0, Version::V1_1_0]
     }
 
     fn keys(&self) -> &'static [Key] {
