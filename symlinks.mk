@@ -9,6 +9,7 @@
 
 CNI_ALL_PLUGINS := \
 	bridge \
+	firewall \
 	host-local \
 	loopback \
 	portmap \

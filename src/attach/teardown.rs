@@ -88,7 +88,7 @@ fn collect(network: &str, valid: Vec<ValidAttachment>, kernel: &mut Kernel) -> R
 
 /// Every address the attachment may have rules for, as far as it is known without asking for all rules: from the host
 /// end's alias, and from prevResult.
-fn known_addresses(req: &Request, ends: &[Link]) -> Vec<IpAddr> {
+pub fn known_addresses(req: &Request, ends: &[Link]) -> Vec<IpAddr> {
     let mut known: Vec<IpAddr> =
         ends.iter().filter_map(|end| Owner::parse(&end.alias)).flat_map(|owner| owner.addresses).collect();
     // A prevResult that cannot be read must not keep anything from being cleaned.

@@ -1,6 +1,7 @@
 //! The personalities: one trait, one static table. A new plugin is one file and one row here.
 
 mod bridge;
+mod firewall;
 mod host_local;
 pub mod keys;
 mod loopback;
@@ -107,6 +108,7 @@ pub trait Plugin: Sync {
 /// Every plugin, in order of name.
 pub static PLUGINS: &[&dyn Plugin] = &[
     &bridge::Bridge,
+    &firewall::Firewall,
     &host_local::HostLocal,
     &loopback::Loopback,
     &portmap::Portmap,
