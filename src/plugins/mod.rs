@@ -1,5 +1,6 @@
 //! The personalities: one trait, one static table. A new plugin is one file and one row here.
 
+mod bandwidth;
 mod bridge;
 mod host_local;
 pub mod keys;
@@ -104,8 +105,14 @@ pub trait Plugin: Sync {
 }
 
 /// Every plugin, in order of name.
-pub static PLUGINS: &[&dyn Plugin] =
-    &[&bridge::Bridge, &host_local::HostLocal, &loopback::Loopback, &ptp::Ptp, &static_ipam::Static];
+pub static PLUGINS: &[&dyn Plugin] = &[
+    &bandwidth::Bandwidth,
+    &bridge::Bridge,
+    &host_local::HostLocal,
+    &loopback::Loopback,
+    &ptp::Ptp,
+    &static_ipam::Static,
+];
 
 /// The plugin of that exact name.
 pub fn find(name: &str) -> Option<&'static dyn Plugin> {
