@@ -1,5 +1,6 @@
 //! The personalities: one trait, one static table. A new plugin is one file and one row here.
 
+mod bandwidth;
 mod bridge;
 mod firewall;
 mod host_local;
@@ -107,6 +108,7 @@ pub trait Plugin: Sync {
 
 /// Every plugin, in order of name.
 pub static PLUGINS: &[&dyn Plugin] = &[
+    &bandwidth::Bandwidth,
     &bridge::Bridge,
     &firewall::Firewall,
     &host_local::HostLocal,

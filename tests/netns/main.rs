@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bandwidth;
 mod bridge;
 mod bridge_config;
 mod bridge_gateway;

@@ -13,6 +13,7 @@ use super::{
     Dev, Mac, PortVlan, RouteSpec, VlanRange, address,
     link::check_name,
     port_vlan, route,
+    tc::{AddIfb, TcChange},
     uapi::*,
     wire::{Attributes, Batch, ifinfomsg},
 };
@@ -26,6 +27,8 @@ use crate::cni::{Error, Result};
 pub enum Change {
     /// `ip link add NAME type bridge`; EEXIST when there is a link of that name.
     AddBridge(AddBridge),
+    /// `ip link add NAME type ifb`, down; EEXIST when there is a link of that name.
+    AddIfb(AddIfb),
     /// `ip link add NAME type veth peer name PEER`: both ends in one message; EEXIST when one of the names is taken.
     AddVeth(AddVeth),
     /// `ip link del NAME`: costs some 16 ms (see [`crate::kernel::detach`]).
@@ -60,6 +63,8 @@ pub enum Change {
         /// Ids.
         range: VlanRange,
     },
+    /// `tc …`.
+    Tc(TcChange),
 }
 
 /// A new bridge.
@@ -176,6 +181,7 @@ impl Change {
     pub(in crate::kernel) fn encode(&self, batch: &mut Batch) -> Result<()> {
         match self {
             Change::AddBridge(bridge) => self.encode_bridge(bridge, batch)?,
+            Change::AddIfb(ifb) => ifb.encode(self, batch)?,
             Change::AddVeth(veth) => self.encode_veth(veth, batch)?,
             Change::DelLink(dev) => {
                 let (index, name) = dev.address(self)?;
@@ -206,6 +212,7 @@ impl Change {
                 let vlan = PortVlan { range: *range, pvid: false, untagged: false };
                 port_vlan::encode(Rtm::Dellink, dev.need_index(self)?, vlan, batch);
             }
+            Change::Tc(change) => change.encode(batch)?,
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ impl Display for Change {
                 f.write_str(" type bridge")?;
                 if *vlan_filtering { f.write_str(" vlan_filtering 1") } else { Ok(()) }
             }
+            Change::AddIfb(ifb) => ifb.fmt(f),
             Change::AddVeth(veth) => write_veth(f, veth),
             Change::DelLink(dev) => write!(f, "ip link del {dev}"),
             Change::SetLink(set) => write_set(f, set),
@@ -30,6 +31,7 @@ impl Display for Change {
                 write_if(f, vlan.untagged, " untagged")
             }
             Change::DelPortVlan { dev, range } => write!(f, "bridge vlan del dev {dev} vid {range}"),
+            Change::Tc(change) => change.fmt(f),
         }
     }
 }

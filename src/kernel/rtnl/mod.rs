@@ -15,6 +15,8 @@ mod port_vlan;
 mod probe;
 mod route;
 mod socket;
+pub mod tc;
+mod tc_text;
 pub mod uapi;
 mod watch;
 mod wire;
