@@ -12,7 +12,8 @@ CNI_ALL_PLUGINS := \
 	host-local \
 	loopback \
 	ptp \
-	static
+	static \
+	tap
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=

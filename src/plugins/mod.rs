@@ -6,6 +6,7 @@ pub mod keys;
 mod loopback;
 mod ptp;
 mod static_ipam;
+mod tap;
 
 use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
@@ -104,8 +105,14 @@ pub trait Plugin: Sync {
 }
 
 /// Every plugin, in order of name.
-pub static PLUGINS: &[&dyn Plugin] =
-    &[&bridge::Bridge, &host_local::HostLocal, &loopback::Loopback, &ptp::Ptp, &static_ipam::Static];
+pub static PLUGINS: &[&dyn Plugin] = &[
+    &bridge::Bridge,
+    &host_local::HostLocal,
+    &loopback::Loopback,
+    &ptp::Ptp,
+    &static_ipam::Static,
+    &tap::Tap,
+];
 
 /// The plugin of that exact name.
 pub fn find(name: &str) -> Option<&'static dyn Plugin> {

@@ -26,6 +26,7 @@ mod ptp;
 mod reuse;
 mod routes;
 mod show;
+mod tap;
 mod teardown;
 mod upgrade;
 
