@@ -13,7 +13,8 @@ CNI_ALL_PLUGINS := \
 	loopback \
 	ptp \
 	static \
-	tap
+	tap \
+	tuning
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=

@@ -7,6 +7,7 @@ mod loopback;
 mod ptp;
 mod static_ipam;
 mod tap;
+mod tuning;
 
 use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
@@ -112,6 +113,7 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &ptp::Ptp,
     &static_ipam::Static,
     &tap::Tap,
+    &tuning::Tuning,
 ];
 
 /// The plugin of that exact name.

@@ -28,6 +28,7 @@ mod routes;
 mod show;
 mod tap;
 mod teardown;
+mod tuning;
 mod upgrade;
 
 use serde_json::{Value, json};

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::Call;
 
 /// The personalities under test; each gets a link in [`Workdir::bin`].
-pub const PLUGINS: [&str; 6] = ["bridge", "host-local", "loopback", "ptp", "static", "tap"];
+pub const PLUGINS: [&str; 7] = ["bridge", "host-local", "loopback", "ptp", "static", "tap", "tuning"];
 
 const PREFIX: &str = "cni-all-test.";
 

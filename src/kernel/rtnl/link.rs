@@ -158,7 +158,6 @@ impl Link {
     }
 
     /// Set to receive all multicast frames (`ip link set allmulticast on`).
-    #[allow(dead_code)] // tuning
     pub fn is_allmulti(&self) -> bool {
         self.flags & libc::IFF_ALLMULTI as u32 != 0
     }
