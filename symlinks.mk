@@ -15,7 +15,9 @@ CNI_ALL_PLUGINS := \
 	loopback \
 	portmap \
 	ptp \
-	static
+	static \
+	tap \
+	tuning
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=

@@ -10,6 +10,7 @@ pub mod mac;
 pub mod masquerade;
 pub mod owner;
 pub mod spoofcheck;
+pub mod state;
 pub mod teardown;
 pub mod undo;
 pub mod verify;

@@ -9,6 +9,8 @@ mod loopback;
 mod portmap;
 mod ptp;
 mod static_ipam;
+mod tap;
+mod tuning;
 
 use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
@@ -116,6 +118,8 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &portmap::Portmap,
     &ptp::Ptp,
     &static_ipam::Static,
+    &tap::Tap,
+    &tuning::Tuning,
 ];
 
 /// The plugin of that exact name.

@@ -31,7 +31,9 @@ mod ptp;
 mod reuse;
 mod routes;
 mod show;
+mod tap;
 mod teardown;
+mod tuning;
 mod upgrade;
 
 use serde_json::{Value, json};

@@ -90,6 +90,9 @@ fn write_set(f: &mut Formatter<'_>, set: &SetLink) -> fmt::Result {
         || set.master.is_some()
         || set.alias.is_some()
         || set.promisc.is_some()
+        || set.allmulti.is_some()
+        || set.tx_queue.is_some()
+        || set.netns.is_some()
         || set.rename.is_some();
     let mut and = "";
     let other = set.arp_notify.is_some() || set.port.is_some() || set.vlan_filtering.is_some();
@@ -106,6 +109,9 @@ fn write_set(f: &mut Formatter<'_>, set: &SetLink) -> fmt::Result {
         }
         write_opt(f, "alias", set.alias.as_ref().map(|alias| Word(alias)))?;
         write_opt(f, "promisc", set.promisc.map(on_off))?;
+        write_opt(f, "allmulticast", set.allmulti.map(on_off))?;
+        write_opt(f, "txqueuelen", set.tx_queue)?;
+        write_opt(f, "netns", set.netns.as_ref().map(|netns| &netns.path))?;
         write_opt(f, "name", set.rename.as_ref())?;
         and = " && ";
     }

@@ -14,6 +14,14 @@ pub const IFLA_BRPORT_STATE: u16 = 1;
 pub const IFLA_BRPORT_MODE: u16 = 4;
 /// `IFLA_BRPORT_ISOLATED`, linux/if_link.h (u8), Linux 4.18.
 pub const IFLA_BRPORT_ISOLATED: u16 = 33;
+/// `IFLA_TUN_OWNER`, linux/if_link.h (u32).
+pub const IFLA_TUN_OWNER: u16 = 1;
+/// `IFLA_TUN_GROUP`, linux/if_link.h (u32).
+pub const IFLA_TUN_GROUP: u16 = 2;
+/// `IFLA_TUN_TYPE`, linux/if_link.h (u8, `IFF_TUN` or `IFF_TAP`).
+pub const IFLA_TUN_TYPE: u16 = 3;
+/// `IFLA_TUN_MULTI_QUEUE`, linux/if_link.h (u8).
+pub const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 /// `IFLA_BRIDGE_VLAN_INFO`, linux/if_bridge.h: `struct bridge_vlan_info { u16 flags; u16 vid; }`.
 pub const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
 /// `BRIDGE_VLAN_INFO_PVID`, linux/if_bridge.h.
