@@ -36,6 +36,10 @@ pub const BRIDGE_VLAN_INFO_RANGE_END: u16 = 1 << 4;
 /// `BR_STATE_DISABLED`, linux/if_bridge.h.
 pub const BR_STATE_DISABLED: u8 = 0;
 
+/// `IFF_LOWER_UP`, linux/if.h: the link has a carrier.
+pub const IFF_LOWER_UP: u32 = 1 << 16;
+/// `IF_OPER_UNKNOWN`, linux/if.h (RFC 2863).
+pub const IF_OPER_UNKNOWN: u8 = 0;
 /// `IF_OPER_UP`, linux/if.h (RFC 2863).
 pub const IF_OPER_UP: u8 = 6;
 
