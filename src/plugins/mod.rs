@@ -1,9 +1,12 @@
 //! The personalities: one trait, one static table. A new plugin is one file and one row here.
 
+mod bandwidth;
 mod bridge;
+mod firewall;
 mod host_local;
 pub mod keys;
 mod loopback;
+mod portmap;
 mod ptp;
 mod static_ipam;
 
@@ -104,8 +107,16 @@ pub trait Plugin: Sync {
 }
 
 /// Every plugin, in order of name.
-pub static PLUGINS: &[&dyn Plugin] =
-    &[&bridge::Bridge, &host_local::HostLocal, &loopback::Loopback, &ptp::Ptp, &static_ipam::Static];
+pub static PLUGINS: &[&dyn Plugin] = &[
+    &bandwidth::Bandwidth,
+    &bridge::Bridge,
+    &firewall::Firewall,
+    &host_local::HostLocal,
+    &loopback::Loopback,
+    &portmap::Portmap,
+    &ptp::Ptp,
+    &static_ipam::Static,
+];
 
 /// The plugin of that exact name.
 pub fn find(name: &str) -> Option<&'static dyn Plugin> {

@@ -13,6 +13,7 @@ use super::{
     Dev, Mac, PortVlan, RouteSpec, VlanRange, address,
     link::check_name,
     port_vlan, route,
+    tc::{AddIfb, TcChange},
     uapi::*,
     wire::{Attributes, Batch, ifinfomsg},
 };
@@ -26,6 +27,8 @@ use crate::cni::{Error, Result};
 pub enum Change {
     /// `ip link add NAME type bridge`; EEXIST when there is a link of that name.
     AddBridge(AddBridge),
+    /// `ip link add NAME type ifb`, down; EEXIST when there is a link of that name.
+    AddIfb(AddIfb),
     /// `ip link add NAME type veth peer name PEER`: both ends in one message; EEXIST when one of the names is taken.
     AddVeth(AddVeth),
     /// `ip link del NAME`: costs some 16 ms (see [`crate::kernel::detach`]).
@@ -60,6 +63,8 @@ pub enum Change {
         /// Ids.
         range: VlanRange,
     },
+    /// `tc …`.
+    Tc(TcChange),
 }
 
 /// A new bridge.
@@ -133,6 +138,8 @@ pub struct SetLink {
     pub alias: Option<String>,
     /// See all packets.
     pub promisc: Option<bool>,
+    /// Announce IPv4 addresses when the link comes up or its address is set: `arp_notify` in ip-sysctl.
+    pub arp_notify: Option<bool>,
     /// New name; `dev` must be given by index, and most kernels want the link to be down.
     pub rename: Option<String>,
     /// Flags of a bridge port; applied after `master`.
@@ -174,6 +181,7 @@ impl Change {
     pub(in crate::kernel) fn encode(&self, batch: &mut Batch) -> Result<()> {
         match self {
             Change::AddBridge(bridge) => self.encode_bridge(bridge, batch)?,
+            Change::AddIfb(ifb) => ifb.encode(self, batch)?,
             Change::AddVeth(veth) => self.encode_veth(veth, batch)?,
             Change::DelLink(dev) => {
                 let (index, name) = dev.address(self)?;
@@ -204,6 +212,7 @@ impl Change {
                 let vlan = PortVlan { range: *range, pvid: false, untagged: false };
                 port_vlan::encode(Rtm::Dellink, dev.need_index(self)?, vlan, batch);
             }
+            Change::Tc(change) => change.encode(batch)?,
         }
         Ok(())
     }
@@ -287,6 +296,13 @@ impl Change {
             }
             if let Some(alias) = &set.alias {
                 a.bytes(Ifla::Ifalias, alias.as_bytes());
+            }
+            if let Some(on) = set.arp_notify {
+                a.nest(Ifla::AfSpec, |a| {
+                    a.nest(u16::from(AF_INET), |a| {
+                        a.nest(IFLA_INET_CONF, |a| a.u32(IPV4_DEVCONF_ARP_NOTIFY, on.into()));
+                    });
+                });
             }
             if let Some(on) = set.vlan_filtering {
                 a.nest(Ifla::Linkinfo, |a| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::{private_netns::private_netns, uapi::*, *};
-use crate::kernel::netns::Netns;
+use crate::kernel::{netns::Netns, sysctl};
 
 const BUDGET: Duration = Duration::from_secs(5);
 
@@ -266,6 +266,7 @@ fn a_link_takes_every_setting() {
             master: Some(Some(bridge.dev())),
             alias: Some("alias".into()),
             promisc: Some(true),
+            arp_notify: Some(true),
             rename: Some("vc".into()),
             port: Some(PortFlags { hairpin: Some(true), isolated: None }),
             vlan_filtering: None,
@@ -275,6 +276,7 @@ fn a_link_takes_every_setting() {
         assert_eq!((link.index, link.mtu, link.mac), (dev.index, 1300, Some(mac)));
         assert_eq!((link.is_up(), link.is_promisc(), link.alias.as_str()), (false, true, "alias"));
         assert_eq!((link.master, link.port.unwrap().hairpin), (Some(bridge.index), true));
+        assert_eq!(sysctl::read("net/ipv4/conf/vc/arp_notify").unwrap(), "1");
         let unset = SetLink {
             master: Some(None),
             alias: Some(String::new()),
@@ -285,6 +287,19 @@ fn a_link_takes_every_setting() {
         let link = handle.link("vc").unwrap().unwrap();
         assert_eq!((link.master, link.port, link.is_promisc()), (None, None, false));
         assert_eq!(link.alias, "");
+    });
+}
+
+#[test]
+fn forwarding_is_read_for_each_family() {
+    private_netns("forwarding_is_read", || {
+        let mut handle = Handle::open().unwrap();
+        for (v4, path) in [(true, "net/ipv4/ip_forward"), (false, "net/ipv6/conf/all/forwarding")] {
+            for (value, expected) in [("1", true), ("0", false)] {
+                sysctl::write(path, value).unwrap();
+                assert_eq!(handle.is_forwarding(v4), Ok(expected), "{path}");
+            }
+        }
     });
 }
 
