@@ -9,10 +9,14 @@
 
 CNI_ALL_PLUGINS := \
 	bridge \
+	dummy \
 	host-local \
+	ipvlan \
 	loopback \
+	macvlan \
 	ptp \
-	static
+	static \
+	vlan
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=

@@ -1,11 +1,15 @@
 //! The personalities: one trait, one static table. A new plugin is one file and one row here.
 
 mod bridge;
+mod dummy;
 mod host_local;
+mod ipvlan;
 pub mod keys;
 mod loopback;
+mod macvlan;
 mod ptp;
 mod static_ipam;
+mod vlan;
 
 use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
@@ -104,8 +108,17 @@ pub trait Plugin: Sync {
 }
 
 /// Every plugin, in order of name.
-pub static PLUGINS: &[&dyn Plugin] =
-    &[&bridge::Bridge, &host_local::HostLocal, &loopback::Loopback, &ptp::Ptp, &static_ipam::Static];
+pub static PLUGINS: &[&dyn Plugin] = &[
+    &bridge::Bridge,
+    &dummy::Dummy,
+    &host_local::HostLocal,
+    &ipvlan::Ipvlan,
+    &loopback::Loopback,
+    &macvlan::Macvlan,
+    &ptp::Ptp,
+    &static_ipam::Static,
+    &vlan::Vlan,
+];
 
 /// The plugin of that exact name.
 pub fn find(name: &str) -> Option<&'static dyn Plugin> {
@@ -148,17 +161,6 @@ pub fn call(plugin: &dyn Plugin, req: &Request, kernel: &mut Kernel) -> Result<O
         Command::Gc => plugin.gc(req, kernel).map(|()| None),
         Command::Status => plugin.status(req, kernel).map(|()| None),
         Command::Version => Err(Error::internal("VERSION is answered before a request is made")),
-    }
-}
-
-/// An MTU as main plugins take it: bytes, 0 and less for "not set".
-///
-/// # Errors
-/// [`crate::cni::Code::INVALID_CONFIG`] for one that no link can have.
-pub fn mtu(written: i64) -> Result<Option<u32>> {
-    match written {
-        ..=0 => Ok(None),
-        n => u32::try_from(n).map(Some).map_err(|_| Error::config(format!("mtu: {n} is out of range"))),
     }
 }
 

@@ -26,6 +26,7 @@ mod ptp;
 mod reuse;
 mod routes;
 mod show;
+mod sublinks;
 mod teardown;
 mod upgrade;
 

@@ -12,7 +12,8 @@ use serde_json::Value;
 use super::Call;
 
 /// The personalities under test; each gets a link in [`Workdir::bin`].
-pub const PLUGINS: [&str; 5] = ["bridge", "host-local", "loopback", "ptp", "static"];
+pub const PLUGINS: [&str; 9] =
+    ["bridge", "dummy", "host-local", "ipvlan", "loopback", "macvlan", "ptp", "static", "vlan"];
 
 const PREFIX: &str = "cni-all-test.";
 

@@ -10,9 +10,9 @@ use neli::consts::{
 use nix::libc;
 
 use super::{
-    Dev, Mac, PortVlan, RouteSpec, VlanRange, address,
+    AddSubLink, Dev, Mac, PortVlan, RouteSpec, VlanRange, address,
     link::check_name,
-    port_vlan, route,
+    port_vlan, route, sublink,
     uapi::*,
     wire::{Attributes, Batch, ifinfomsg},
 };
@@ -28,6 +28,8 @@ pub enum Change {
     AddBridge(AddBridge),
     /// `ip link add NAME type veth peer name PEER`: both ends in one message; EEXIST when one of the names is taken.
     AddVeth(AddVeth),
+    /// `ip link add link LOWER name NAME type KIND`: vlan, macvlan, ipvlan or dummy.
+    AddSubLink(AddSubLink),
     /// `ip link del NAME`: costs some 16 ms (see [`crate::kernel::detach`]).
     DelLink(Dev),
     /// `ip link set dev NAME ...`, and port flags as `bridge link set dev NAME ...`.
@@ -175,6 +177,7 @@ impl Change {
         match self {
             Change::AddBridge(bridge) => self.encode_bridge(bridge, batch)?,
             Change::AddVeth(veth) => self.encode_veth(veth, batch)?,
+            Change::AddSubLink(add) => sublink::encode(add, batch)?,
             Change::DelLink(dev) => {
                 let (index, name) = dev.address(self)?;
                 batch.message(Rtm::Dellink, NlmF::empty(), &ifinfomsg(0, index, 0, 0), |a| {

@@ -15,6 +15,7 @@ impl Display for Change {
                 if *vlan_filtering { f.write_str(" vlan_filtering 1") } else { Ok(()) }
             }
             Change::AddVeth(veth) => write_veth(f, veth),
+            Change::AddSubLink(add) => add.fmt(f),
             Change::DelLink(dev) => write!(f, "ip link del {dev}"),
             Change::SetLink(set) => write_set(f, set),
             Change::AddAddress(AddAddress { dev, net, nodad }) => {

@@ -170,7 +170,7 @@ impl Handle {
 
     /// Asks for a list. Interrupted lists are asked for again, [`DUMP_ATTEMPTS`] times in all; the last one is taken as it
     /// is.
-    fn dump<T>(
+    pub(super) fn dump<T>(
         &mut self,
         what: &str,
         encode: impl Fn(&mut Batch),

@@ -14,6 +14,8 @@ mod port_vlan;
 mod probe;
 mod route;
 mod socket;
+mod sublink;
+mod surroundings;
 pub mod uapi;
 mod watch;
 mod wire;
@@ -27,6 +29,7 @@ pub use mac::Mac;
 pub use port_vlan::{PortVlan, VlanRange};
 pub use probe::has_kind;
 pub use route::{NextHop, Route, RouteSpec};
+pub use sublink::{AddSubLink, IpvlanMode, MacvlanMode, SubKind};
 pub use watch::{AddressWatch, Event, LinkWatch};
 
 pub(super) use socket::Socket;
