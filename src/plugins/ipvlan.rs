@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::keys::{self, Key, Shape, key};
 use super::{Kind, Plugin};
-use crate::attach::sublink::conf::{Conf, LINK_CONT_NS, LINK_IN_CONTAINER, MASTER};
+use crate::attach::sublink::conf::{Conf, HOST_SHIM, LINK_CONT_NS, LINK_IN_CONTAINER, MASTER};
 use crate::attach::sublink::{self, Addresses, Spec, master};
 use crate::cni::{CniResult, Command, Error, Request, Result};
 use crate::kernel::Kernel;
@@ -21,6 +21,7 @@ const KEYS: &[Key] = &[
     keys::MTU,
     LINK_IN_CONTAINER,
     LINK_CONT_NS,
+    HOST_SHIM,
 ];
 
 /// The JSON, as written.

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::keys::{self, Key, Shape, key};
 use super::{Kind, Plugin};
 use crate::attach::mac;
-use crate::attach::sublink::conf::{Conf, LINK_CONT_NS, LINK_IN_CONTAINER, MASTER};
+use crate::attach::sublink::conf::{Conf, HOST_SHIM, LINK_CONT_NS, LINK_IN_CONTAINER, MASTER};
 use crate::attach::sublink::{self, Addresses, Spec};
 use crate::cni::{CniResult, Error, Request, Result};
 use crate::kernel::Kernel;
@@ -22,6 +22,7 @@ const KEYS: &[Key] = &[
     key("mac", Shape::Mac, "MAC address of the interface; CNI_ARGS and runtimeConfig go first"),
     LINK_IN_CONTAINER,
     LINK_CONT_NS,
+    HOST_SHIM,
     key(
         "bcqueuelen",
         Shape::Int(0, u32::MAX as i64),
@@ -52,6 +53,14 @@ fn spec(req: &Request) -> Result<Spec> {
         Error::config(format!("mode: {:?} is not one of bridge, private, vepa, passthru", wire.mode))
     })?;
     let addresses = conf.ipam.clone().map_or(Addresses::None, Addresses::Ipam);
+    if conf.host_shim && mode != MacvlanMode::Bridge {
+        return Err(Error::config(format!(
+            "hostShim needs mode bridge: links of mode {mode} do not reach each other"
+        )));
+    }
+    if conf.host_shim && conf.ipam.is_none() {
+        return Err(Error::config("hostShim needs ipam: the host finds the container by its addresses"));
+    }
     let bc_queue_len = Some(wire.bcqueuelen).filter(|length| *length > 0);
     let mac = mac::requested_or(req, ("mac", &wire.mac))?;
     Ok(Spec { kind: SubKind::Macvlan { mode, bc_queue_len }, conf, mac, addresses })

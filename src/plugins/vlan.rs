@@ -38,6 +38,7 @@ fn spec(req: &Request) -> Result<Spec> {
         id @ 0..=4094 => id as u16,
         id => return Err(Error::config(format!("vlanId: {id} is not an id from 0 to 4094"))),
     };
+    let conf = Conf { host_shim: false, ..conf };
     let addresses = Addresses::Ipam(conf.need_ipam("vlan")?);
     Ok(Spec { kind: SubKind::Vlan { id }, conf, mac: None, addresses })
 }

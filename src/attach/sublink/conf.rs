@@ -17,6 +17,13 @@ pub const LINK_IN_CONTAINER: Key =
 /// `linkContNs`.
 pub const LINK_CONT_NS: Key = key("linkContNs", Shape::Bool, "another name of linkInContainer");
 
+/// `hostShim`.
+pub const HOST_SHIM: Key = key(
+    "hostShim",
+    Shape::Bool,
+    "a link of the host on the same master, so that host and containers reach each other; default: false",
+);
+
 /// The JSON, as written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -27,6 +34,7 @@ struct Wire {
     /// The key's name in the Go plugins' sources.
     link_cont_ns: bool,
     mtu: Mtu,
+    host_shim: bool,
 }
 
 /// The shared keys, checked.
@@ -38,6 +46,8 @@ pub struct Conf {
     pub in_container: bool,
     /// As written: what it means depends on the master.
     pub mtu: Mtu,
+    /// Host and containers reach each other.
+    pub host_shim: bool,
     /// `ipam.type`.
     pub ipam: Option<String>,
     /// `dns`, when given.
@@ -58,10 +68,17 @@ impl Conf {
         if let Mtu::Bytes(bytes @ ..0) = wire.mtu {
             return Err(Error::config(format!("mtu: {bytes} is negative")));
         }
+        let in_container = wire.link_in_container || wire.link_cont_ns;
+        if in_container && wire.host_shim {
+            return Err(Error::config(
+                "hostShim cannot be combined with linkInContainer: the master is not the host's",
+            ));
+        }
         Ok(Conf {
             master,
-            in_container: wire.link_in_container || wire.link_cont_ns,
+            in_container,
             mtu: wire.mtu,
+            host_shim: wire.host_shim,
             ipam: common.ipam,
             dns: common.dns,
         })
@@ -73,7 +90,14 @@ impl Conf {
     /// As for [`Conf::new`].
     pub fn addresses_only(req: &Request) -> Result<Conf> {
         let common = req.config.common()?;
-        Ok(Conf { master: None, in_container: true, mtu: Mtu::Unset, ipam: common.ipam, dns: common.dns })
+        Ok(Conf {
+            master: None,
+            in_container: true,
+            mtu: Mtu::Unset,
+            host_shim: false,
+            ipam: common.ipam,
+            dns: common.dns,
+        })
     }
 
     /// `ipam.type`, for a plugin that cannot do without.

@@ -14,7 +14,7 @@ use crate::kernel::rtnl::{Handle, Link};
 ///
 /// # Errors
 /// All failures together; every link was tried.
-pub fn links(network: &str, kind: &str, valid: &[ValidAttachment], kernel: &mut Kernel) -> Result<()> {
+pub fn links(network: &str, kind: &str, valid: &[ValidAttachment], kernel: &Kernel) -> Result<()> {
     let own = Netns::current()?;
     let mut errors = Vec::new();
     for netns in namespaces::others() {
@@ -22,7 +22,7 @@ pub fn links(network: &str, kind: &str, valid: &[ValidAttachment], kernel: &mut 
         let Ok(rtnl) = netns.enter(Handle::open) else { continue };
         let mut container = Container { netns, rtnl };
         match stale(network, kind, valid, &own, &mut container) {
-            Ok(links) => errors.extend(remove_all(kernel, &mut container.rtnl, &links).err()),
+            Ok(links) => errors.extend(remove_all(&mut container.rtnl, &links, kernel.waits()).err()),
             Err(e) => errors.push(e),
         }
     }

@@ -145,18 +145,18 @@ fn found(container: &mut Container, of: &Attachment<'_>, kind: &str) -> Result<V
 pub fn remove(kernel: &Kernel, req: &Request, kind: &str) -> Result<()> {
     let Some(mut container) = Container::find(req)? else { return Ok(()) };
     let links = found(&mut container, &Attachment::of(req), kind)?;
-    remove_all(kernel, &mut container.rtnl, &links)
+    remove_all(&mut container.rtnl, &links, kernel.waits())
 }
 
-/// Removes links of one namespace.
+/// Removes links of one namespace; `wait` as for [`remove_links`].
 ///
 /// # Errors
 /// What is there but cannot be removed.
-pub fn remove_all(kernel: &Kernel, rtnl: &mut Handle, links: &[Link]) -> Result<()> {
+pub fn remove_all(rtnl: &mut Handle, links: &[Link], wait: bool) -> Result<()> {
     if links.is_empty() {
         return Ok(());
     }
     let devs: Vec<Dev> = links.iter().map(Link::dev).collect();
-    let outcomes = remove_links(rtnl, &devs, kernel.waits())?;
+    let outcomes = remove_links(rtnl, &devs, wait)?;
     outcomes.into_iter().try_for_each(|outcome| outcome.unless_gone().map(drop))
 }

@@ -5,6 +5,7 @@ pub mod conf;
 mod gc;
 mod link;
 pub mod master;
+mod shim;
 
 use ipnet::IpNet;
 
@@ -73,6 +74,9 @@ pub fn add(req: &Request, spec: &Spec, kernel: &mut Kernel) -> Result<CniResult>
             let lower = master::find(spec.conf.master.as_deref(), side)?;
             let mtu = spec.conf.mtu.on(&lower, side)?;
             must_be_up(&lower, spec.kind)?;
+            if spec.conf.host_shim {
+                shim::must_be_possible(side, &lower, spec.kind)?;
+            }
             (Some(lower), mtu)
         }
         false => (None, None),
@@ -140,6 +144,13 @@ fn attach<'a>(
         }
     }
 
+    if let Some(lower) = lower.filter(|_| spec.conf.host_shim) {
+        let attachment = Attachment::of(req);
+        undo.push(move |kernel| shim::leave(kernel, &attachment));
+        let guest = shim::Guest { attachment, kind: spec.kind, lower, link: &up, addresses: &addresses };
+        shim::join(kernel, container, &guest)?;
+    }
+
     result.interfaces = vec![Interface {
         name: req.ifname.clone(),
         mac: up.mac.map(|mac| mac.to_string()).unwrap_or_default(),
@@ -153,13 +164,14 @@ fn attach<'a>(
     Ok(result)
 }
 
-/// DEL: the link, then the addresses, so that none is handed out again while a link still answers for it. Neither the
+/// DEL: the host's way to the container, the link, then the addresses, so that none is handed out again while a link still answers for it. Neither the
 /// master nor a configuration that is still right is needed.
 ///
 /// # Errors
 /// All failures together; every step was tried.
 pub fn del(req: &Request, kind: &str, kernel: &mut Kernel) -> Result<()> {
     let mut errors = Vec::new();
+    errors.extend(shim::leave(kernel, &Attachment::of(req)).err());
     errors.extend(link::remove(kernel, req, kind).err());
     match req.config.ipam() {
         Ok(Some(plugin)) => errors.extend(ipam::del(&plugin, req, kernel).err()),
@@ -177,6 +189,7 @@ pub fn del(req: &Request, kind: &str, kernel: &mut Kernel) -> Result<()> {
 pub fn gc(req: &Request, kind: &str, kernel: &mut Kernel) -> Result<()> {
     let mut errors = Vec::new();
     if let Some(valid) = req.config.valid_attachments()? {
+        errors.extend(shim::gc(kernel, &req.config.name, &valid).err());
         errors.extend(gc::links(&req.config.name, kind, &valid, kernel).err());
     }
     match req.config.ipam() {
@@ -210,6 +223,7 @@ pub fn check(req: &Request, spec: &Spec, kernel: &mut Kernel) -> Result<()> {
     if let Some(what) = kind_difference(spec.kind, link.sub) {
         return Err(difference(format!("interface {:?} has {what}", link.name)));
     }
+    let addresses: Vec<IpNet> = verify::expected_addresses(&prev, index).collect();
     // A master that was not named is what it was at ADD: the default route may have changed since.
     if let Some(name) = spec.conf.master.as_deref().filter(|_| spec.has_master()) {
         let side = master::side(spec, kernel, &mut container)?;
@@ -224,8 +238,17 @@ pub fn check(req: &Request, spec: &Spec, kernel: &mut Kernel) -> Result<()> {
         return Err(difference(format!("interface {:?} has MTU {}, expected {wanted}", link.name, link.mtu)));
     }
     verify::is_up(&link)?;
-    verify::addresses(&mut container.rtnl, &link, verify::expected_addresses(&prev, index))?;
-    verify::routes(&mut container.rtnl, &link, &prev)
+    verify::addresses(&mut container.rtnl, &link, addresses.iter().copied())?;
+    verify::routes(&mut container.rtnl, &link, &prev)?;
+    let lower = match link.peer.filter(|_| spec.conf.host_shim) {
+        Some(index) => kernel.host()?.link_by_index(index)?,
+        None => None,
+    };
+    let Some(lower) = lower else { return Ok(()) };
+    let attachment = Attachment::of(req);
+    let guest =
+        shim::Guest { attachment, kind: spec.kind, lower: &lower, link: &link, addresses: &addresses };
+    shim::check(kernel, &guest)
 }
 
 /// What is wrong with the settings that a link has.
@@ -277,7 +300,11 @@ pub fn status(req: &Request, spec: &Spec, kernel: &mut Kernel) -> Result<()> {
             let msg = format!("master: {:?} is down", lower.name);
             return Err(Error::new(Code::LIMITED_CONNECTIVITY, msg));
         }
-        spec.conf.mtu.on(&lower, kernel.host()?).map_err(|e| e.with_code(Code::NOT_AVAILABLE))?;
+        let unavailable = |e: Error| e.with_code(Code::NOT_AVAILABLE);
+        spec.conf.mtu.on(&lower, kernel.host()?).map_err(unavailable)?;
+        if spec.conf.host_shim {
+            shim::must_be_possible(kernel.host()?, &lower, spec.kind).map_err(unavailable)?;
+        }
     }
     spec.ipam().map_or(Ok(()), |plugin| ipam::forward(plugin, req, kernel))
 }

@@ -1,6 +1,6 @@
 //! Kernel changes as values. `change_text.rs` prints them, this file makes the netlink messages.
 
-use std::os::fd::RawFd;
+use std::{net::IpAddr, os::fd::RawFd};
 
 use ipnet::IpNet;
 use neli::consts::{
@@ -12,7 +12,7 @@ use nix::libc;
 use super::{
     AddSubLink, Dev, Mac, PortVlan, RouteSpec, VlanRange, address,
     link::check_name,
-    port_vlan, route, sublink,
+    neighbour, port_vlan, route, sublink,
     uapi::*,
     wire::{Attributes, Batch, ifinfomsg},
 };
@@ -47,6 +47,22 @@ pub enum Change {
     AddRoute(RouteSpec),
     /// `ip route del ROUTE`; ESRCH when there is no such route. What is set must match, metrics (`mtu`, `advmss`) too.
     DelRoute(RouteSpec),
+    /// `ip neigh replace IP lladdr MAC dev NAME nud permanent`.
+    SetNeighbour {
+        /// The interface; its index must be known.
+        dev: Dev,
+        /// Whose hardware address is told.
+        ip: IpAddr,
+        /// The hardware address.
+        mac: Mac,
+    },
+    /// `ip neigh del IP dev NAME`; ENOENT when there is no such entry.
+    DelNeighbour {
+        /// The interface; its index must be known.
+        dev: Dev,
+        /// Whose entry.
+        ip: IpAddr,
+    },
     /// `bridge vlan add dev NAME vid RANGE`; EOPNOTSUPP when the kernel has no bridge VLAN filtering. A `pvid` must be a
     /// single VLAN.
     AddPortVlan {
@@ -200,6 +216,12 @@ impl Change {
                 route::encode(Rtm::Newroute, flags, route, self, batch)?;
             }
             Change::DelRoute(route) => route::encode(Rtm::Delroute, NlmF::empty(), route, self, batch)?,
+            Change::SetNeighbour { dev, ip, mac } => {
+                neighbour::encode(dev.need_index(self)?, *ip, Some(*mac), batch);
+            }
+            Change::DelNeighbour { dev, ip } => {
+                neighbour::encode(dev.need_index(self)?, *ip, None, batch);
+            }
             Change::AddPortVlan { dev, vlan } => {
                 port_vlan::encode(Rtm::Setlink, dev.need_index(self)?, *vlan, batch);
             }

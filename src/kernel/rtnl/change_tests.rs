@@ -178,6 +178,29 @@ fn links_on_links_are_sent_as_ip_link_sends_them() {
 }
 
 #[test]
+#[cfg(target_endian = "little")]
+fn neighbours_are_sent_as_ip_neigh_sends_them() {
+    let mac: Mac = "0a:58:0a:16:00:02".parse().unwrap();
+    let set = |ip: &str| Change::SetNeighbour { dev: va(), ip: ip.parse().unwrap(), mac };
+    expect(
+        set("10.1.0.5"),
+        "ip neigh replace 10.1.0.5 lladdr 0a:58:0a:16:00:02 dev va nud permanent",
+        "300000001c0005056449016b00000000020000000400000080000000080001000a0100050a0002000a580a1600020000",
+    );
+    expect(
+        set("fd00::5"),
+        "ip neigh replace fd00::5 lladdr 0a:58:0a:16:00:02 dev va nud permanent",
+        "3c0000001c0005056549016b000000000a000000040000008000000014000100fd0000000000000000000000000000050a000200\
+         0a580a1600020000",
+    );
+    expect(
+        Change::DelNeighbour { dev: va(), ip: "10.1.0.5".parse().unwrap() },
+        "ip neigh del 10.1.0.5 dev va",
+        "240000001d0005006549016b00000000020000000400000080000000080001000a010005",
+    );
+}
+
+#[test]
 fn every_change_prints_as_a_command() {
     let mac: Mac = "0a:58:0a:16:00:02".parse().unwrap();
     let cni0 = Dev { index: 2, name: "cni0".into() };

@@ -25,6 +25,10 @@ impl Display for Change {
             Change::DelAddress { dev, net } => write!(f, "{} addr del {net} dev {dev}", ip(net)),
             Change::AddRoute(route) => write_route(f, "add", route),
             Change::DelRoute(route) => write_route(f, "del", route),
+            Change::SetNeighbour { dev, ip, mac } => {
+                write!(f, "ip neigh replace {ip} lladdr {mac} dev {dev} nud permanent")
+            }
+            Change::DelNeighbour { dev, ip } => write!(f, "ip neigh del {ip} dev {dev}"),
             Change::AddPortVlan { dev, vlan } => {
                 write!(f, "bridge vlan add dev {dev} vid {}", vlan.range)?;
                 write_if(f, vlan.pvid, " pvid")?;

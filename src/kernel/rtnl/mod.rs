@@ -10,6 +10,7 @@ mod change_text;
 mod handle;
 mod link;
 mod mac;
+mod neighbour;
 mod port_vlan;
 mod probe;
 mod route;

@@ -36,6 +36,9 @@ pub const IFLA_IPVLAN_MODE: u16 = 1;
 /// `IFLA_IPVLAN_FLAGS`, linux/if_link.h (u16): 0 bridge, 1 private, 2 vepa.
 pub const IFLA_IPVLAN_FLAGS: u16 = 2;
 
+/// `NUD_PERMANENT`, linux/neighbour.h.
+pub const NUD_PERMANENT: u16 = 0x80;
+
 /// `NETNSA_NSID`, linux/net_namespace.h (s32): number of a namespace in another one.
 pub const NETNSA_NSID: u16 = 1;
 /// `NETNSA_FD`, linux/net_namespace.h: descriptor of a namespace.

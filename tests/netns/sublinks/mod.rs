@@ -7,6 +7,7 @@ mod ipvlan;
 mod macvlan;
 mod mtu;
 mod removal;
+mod shim;
 mod vlan;
 
 use serde_json::{Value, json};
