@@ -30,7 +30,7 @@ pub use route::{NextHop, Route, RouteSpec};
 pub use watch::{AddressWatch, Event, LinkWatch};
 
 pub(super) use socket::Socket;
-pub(super) use wire::{Batch, Messages};
+pub(super) use wire::{Attributes, Attrs, Batch, Messages, ip_of};
 
 #[cfg(test)]
 mod kernel_tests;
