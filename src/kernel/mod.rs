@@ -6,6 +6,7 @@ pub mod netns;
 pub mod nft;
 pub mod rtnl;
 pub mod sysctl;
+pub mod tun;
 
 use nix::errno::Errno;
 

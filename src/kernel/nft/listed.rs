@@ -183,6 +183,7 @@ impl From<ffi::RawChain> for ListedChain {
             let hook = match i32::try_from(hook).ok()? {
                 libc::NF_INET_PRE_ROUTING => Hook::Prerouting,
                 libc::NF_INET_LOCAL_OUT => Hook::Output,
+                libc::NF_INET_FORWARD => Hook::Forward,
                 libc::NF_INET_POST_ROUTING => Hook::Postrouting,
                 _ => return None,
             };

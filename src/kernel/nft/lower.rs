@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use nftnl::expr::{Bitwise, Cmp, CmpOp, Counter, Masquerade, Meta};
+use nftnl::expr::{Bitwise, Cmp, CmpOp, Conntrack, Counter, Masquerade, Meta, States};
 use nftnl::nftnl_sys::{self as sys, libc};
 use nftnl::set::{Set, SetKey};
 use nftnl::{ChainType, MsgType, NlMsg, Policy, ProtoFamily};
@@ -159,6 +159,11 @@ pub(super) fn message(encoder: &mut Encoder, change: &Change, destroy: bool) -> 
             made
         }
         Change::AddRule(rule) => rule_message(encoder, rule)?,
+        Change::InsertRule(rule) => {
+            let mut made = rule_message(encoder, rule)?;
+            made.set_flags(create);
+            made
+        }
         Change::DeleteRule { table, chain, handle } => {
             let table = table_object(*table)?;
             let chain = nftnl::Chain::new(c_string(chain)?, &table);
@@ -205,6 +210,7 @@ fn chain_message(encoder: &mut Encoder, chain: &Chain) -> Result<Message> {
         let hook = match base.hook {
             Hook::Prerouting => nftnl::Hook::PreRouting,
             Hook::Output => nftnl::Hook::Out,
+            Hook::Forward => nftnl::Hook::Forward,
             Hook::Postrouting => nftnl::Hook::PostRouting,
         };
         object.set_hook(hook, base.priority);
@@ -509,7 +515,43 @@ fn condition(object: &mut nftnl::Rule, rule: &Rule, statement: &Statement) -> Re
         Statement::Unless(condition) => return condition.lower(object, rule, true),
         Statement::InputLink(link) => {
             object.add_expr(&Meta::IifName);
-            object.add_expr(&Cmp::new(CmpOp::Eq, value_bytes(&Value::Name(link.clone()))?.as_slice()));
+            object.add_expr(&Cmp::new(CmpOp::Eq, link_name(rule, link)?.as_slice()));
+        }
+        Statement::OutputLink { name, is } => {
+            object.add_expr(&Meta::OifName);
+            let op = if *is { CmpOp::Eq } else { CmpOp::Neq };
+            object.add_expr(&Cmp::new(op, link_name(rule, name)?.as_slice()));
+        }
+        Statement::Established if rule.dialect == Dialect::Iptables => {
+            object.add_expr(&xtables(c"match", "conntrack", 3, conntrack_state()));
+            return Ok(true);
+        }
+        Statement::Established => {
+            let states = (States::ESTABLISHED | States::RELATED).bits();
+            object.add_expr(&Conntrack::State);
+            object.add_expr(&Bitwise::new(states, 0_u32));
+            object.add_expr(&Cmp::new(CmpOp::Neq, 0_u32));
+        }
+        Statement::InputBridge(bridge) => {
+            object.add_expr(&RawExpression {
+                name: c"meta",
+                numbers: vec![
+                    (sys::NFTNL_EXPR_META_KEY, libc::NFT_META_BRI_IIFNAME as u32),
+                    (sys::NFTNL_EXPR_META_DREG, libc::NFT_REG_1 as u32),
+                ],
+                small: Vec::new(),
+                bytes: Vec::new(),
+            });
+            object.add_expr(&Cmp::new(CmpOp::Eq, link_name(rule, bridge)?.as_slice()));
+        }
+        Statement::Carries(family) => {
+            let protocol = match family {
+                Family::Ip => libc::ETH_P_IP,
+                Family::Ip6 => libc::ETH_P_IPV6,
+                _ => return Err(Error::internal(format!("nft: no protocol of this family: {rule}"))),
+            };
+            object.add_expr(&Meta::Protocol);
+            object.add_expr(&Cmp::new(CmpOp::Eq, (protocol as u16).to_be_bytes().as_slice()));
         }
         Statement::EtherSource(mac) => {
             object.add_expr(&payload(libc::NFT_PAYLOAD_LL_HEADER, 6, 6, libc::NFT_REG_1 as u32));
@@ -595,6 +637,28 @@ pub(super) fn payload(base: i32, offset: u32, length: u32, register: u32) -> Raw
         (sys::NFTNL_EXPR_PAYLOAD_LEN, length),
     ];
     RawExpression { name: c"payload", numbers, small: Vec::new(), bytes: Vec::new() }
+}
+
+/// A link's name as what is compared with it: nft fills it up, iptables-nft compares up to the final zero.
+fn link_name(rule: &Rule, name: &str) -> Result<Vec<u8>> {
+    let mut bytes = value_bytes(&Value::Name(name.to_owned()))?;
+    if rule.dialect == Dialect::Iptables {
+        bytes.truncate(name.len() + 1);
+    }
+    Ok(bytes)
+}
+
+/// `struct xt_conntrack_mtinfo3` (`linux/netfilter/xt_conntrack.h`) of `--ctstate RELATED,ESTABLISHED`: `match_flags`
+/// after eight addresses, two times and five 16-bit numbers, then `invert_flags` and `state_mask`.
+fn conntrack_state() -> Vec<u8> {
+    /// `XT_CONNTRACK_STATE`
+    const STATE: u16 = 1;
+    /// `XT_CONNTRACK_STATE_BIT` of `IP_CT_ESTABLISHED` (0) and `IP_CT_RELATED` (1).
+    const ESTABLISHED_RELATED: u16 = 1 << 1 | 1 << 2;
+    let mut info = vec![0; 168];
+    info[146..148].copy_from_slice(&STATE.to_ne_bytes());
+    info[150..152].copy_from_slice(&ESTABLISHED_RELATED.to_ne_bytes());
+    info
 }
 
 /// An xtables match or target; the attributes of both kinds have the same numbers.

@@ -90,6 +90,8 @@ pub enum Hook {
     Prerouting,
     /// From a process of this host, before routing.
     Output,
+    /// Between routing and leaving, for what is not for this host.
+    Forward,
     /// After routing.
     Postrouting,
 }
@@ -211,6 +213,19 @@ pub enum Statement {
     Unless(Condition),
     /// `iifname "veth0"`: the packet came in on the link of this name.
     InputLink(String),
+    /// `oifname "veth0"`, `oifname != "veth0"`: the packet leaves by the link of this name, or by another.
+    OutputLink {
+        /// The link's name.
+        name: String,
+        /// Whether it must be this one (`true`) or another.
+        is: bool,
+    },
+    /// `ct state related,established`: the packet belongs to a connection that was let through, or is about one.
+    Established,
+    /// `meta ibrname "cni0"`: the frame came in on a port of this bridge. Bridge tables only.
+    InputBridge(String),
+    /// `meta protocol ip`: what the frame carries ([`Family::Ip`] or [`Family::Ip6`]). Bridge tables only.
+    Carries(Family),
     /// `ether saddr 0a:58:0a:01:00:05`: the frame's sender. Bridge tables only.
     EtherSource([u8; 6]),
     /// `masquerade`: the source becomes the address of the link the packet leaves by.
@@ -236,7 +251,7 @@ pub enum Dialect {
     Iptables,
 }
 
-/// A rule to append to a chain.
+/// A rule to put into a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The table it is in.
@@ -273,6 +288,8 @@ pub enum Change {
     DestroyElement(Map, Value),
     /// Appends a rule.
     AddRule(Rule),
+    /// Puts a rule in front of all others of its chain.
+    InsertRule(Rule),
     /// Removes one rule.
     DeleteRule {
         /// Its table.

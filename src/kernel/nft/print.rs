@@ -35,6 +35,7 @@ impl Display for Base {
         let hook = match self.hook {
             Hook::Prerouting => "prerouting",
             Hook::Output => "output",
+            Hook::Forward => "forward",
             Hook::Postrouting => "postrouting",
         };
         write!(f, "type {kind} hook {hook} priority {}; policy accept;", self.priority)
@@ -110,7 +111,7 @@ impl Display for Rule {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.dialect {
             Dialect::Nft => self.fmt_nft(f),
-            Dialect::Iptables => self.fmt_iptables(f),
+            Dialect::Iptables => self.fmt_iptables(f, "-A"),
         }
     }
 }
@@ -141,6 +142,11 @@ impl Rule {
                 Statement::Only(condition) => condition.fmt_nft(false, f)?,
                 Statement::Unless(condition) => condition.fmt_nft(true, f)?,
                 Statement::InputLink(link) => write!(f, "iifname \"{link}\"")?,
+                Statement::OutputLink { name, is: true } => write!(f, "oifname \"{name}\"")?,
+                Statement::OutputLink { name, is: false } => write!(f, "oifname != \"{name}\"")?,
+                Statement::Established => f.write_str("ct state related,established")?,
+                Statement::InputBridge(bridge) => write!(f, "meta ibrname \"{bridge}\"")?,
+                Statement::Carries(family) => write!(f, "meta protocol {family}")?,
                 Statement::EtherSource(mac) => write!(f, "ether saddr {}", Mac(mac))?,
                 Statement::Masquerade => f.write_str("masquerade")?,
                 Statement::Dnat(to) => write!(f, "dnat to {to}")?,
@@ -160,14 +166,20 @@ impl Rule {
     }
 
     /// What is never written in this dialect prints as nft would write it; `lower.rs` refuses it.
-    fn fmt_iptables(&self, f: &mut Formatter<'_>) -> fmt::Result {
+    fn fmt_iptables(&self, f: &mut Formatter<'_>, command: &str) -> fmt::Result {
         let tool = if self.table.family == Family::Ip6 { "ip6tables" } else { "iptables" };
-        write!(f, "{tool} -t {} -A {}", self.table.name, self.chain)?;
+        write!(f, "{tool} -t {} {command} {}", self.table.name, self.chain)?;
         for statement in &self.statements {
-            if let Statement::Within { side, net, inside } = statement {
-                let not = if *inside { "" } else { "! " };
-                let option = if *side == Side::Source { "-s" } else { "-d" };
-                write!(f, " {not}{option} {}", net.trunc())?;
+            match statement {
+                Statement::Within { side, net, inside } => {
+                    let not = if *inside { "" } else { "! " };
+                    let option = if *side == Side::Source { "-s" } else { "-d" };
+                    write!(f, " {not}{option} {}", net.trunc())?;
+                }
+                Statement::InputLink(link) => write!(f, " -i {link}")?,
+                Statement::OutputLink { name, is } => write!(f, " {}-o {name}", if *is { "" } else { "! " })?,
+                Statement::Established => f.write_str(" -m conntrack --ctstate RELATED,ESTABLISHED")?,
+                _ => {}
             }
         }
         for statement in self.statements.iter().filter(|statement| !statement.is_xt_match()) {
@@ -184,7 +196,12 @@ impl Rule {
             match statement {
                 Statement::Only(condition) if statement.is_xt_match() => condition.fmt_iptables(false, f)?,
                 Statement::Unless(condition) if statement.is_xt_match() => condition.fmt_iptables(true, f)?,
-                Statement::Within { .. } | Statement::Only(_) | Statement::Unless(_) => {}
+                Statement::Within { .. }
+                | Statement::Only(_)
+                | Statement::Unless(_)
+                | Statement::InputLink(_)
+                | Statement::OutputLink { .. }
+                | Statement::Established => {}
                 Statement::Dnat(to) => write!(f, " -j DNAT --to-destination {to}")?,
                 Statement::SetMark(bits) => write!(f, " -j MARK --set-xmark {bits:#x}/{bits:#x}")?,
                 Statement::Verdict(Verdict::Jump(chain)) => write!(f, " -j {chain}")?,
@@ -194,8 +211,9 @@ impl Rule {
                 Statement::Lookup(..)
                 | Statement::LookupAll(..)
                 | Statement::DnatBy(..)
-                | Statement::InputLink(_)
-                | Statement::EtherSource(_) => {
+                | Statement::EtherSource(_)
+                | Statement::InputBridge(_)
+                | Statement::Carries(_) => {
                     write!(f, " {statement:?}")?;
                 }
             }
@@ -251,6 +269,8 @@ impl Display for Change {
             Change::DestroyElement(map, key) => write!(f, "nft destroy element {map} {{ {key} }}"),
             Change::AddRule(rule) if rule.dialect == Dialect::Iptables => rule.fmt(f),
             Change::AddRule(rule) => write!(f, "nft add rule {rule}"),
+            Change::InsertRule(rule) if rule.dialect == Dialect::Iptables => rule.fmt_iptables(f, "-I"),
+            Change::InsertRule(rule) => write!(f, "nft insert rule {rule}"),
             Change::DeleteRule { table, chain, handle } => {
                 write!(f, "nft delete rule {table} {chain} handle {handle}")
             }
