@@ -1,5 +1,6 @@
 //! The only folder that talks to the kernel about networking.
 
+pub mod conntrack;
 pub mod detach;
 pub mod namespaces;
 pub mod netns;

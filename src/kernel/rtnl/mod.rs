@@ -37,7 +37,7 @@ pub use sublink::{AddSubLink, IpvlanMode, MacvlanMode, SubKind};
 pub use watch::{AddressWatch, Event, LinkWatch};
 
 pub(super) use socket::Socket;
-pub(super) use wire::{Batch, Messages};
+pub(super) use wire::{Attributes, Attrs, Batch, Messages, ip_of};
 
 #[cfg(test)]
 mod kernel_tests;
