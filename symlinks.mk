@@ -13,6 +13,7 @@ CNI_ALL_PLUGINS := \
 	host-local \
 	loopback \
 	ptp \
+	sbr \
 	static
 
 CNI_ALL ?= target/release/cni-all

@@ -6,6 +6,7 @@ mod host_local;
 pub mod keys;
 mod loopback;
 mod ptp;
+mod sbr;
 mod static_ipam;
 
 use self::keys::Key;
@@ -111,6 +112,7 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &host_local::HostLocal,
     &loopback::Loopback,
     &ptp::Ptp,
+    &sbr::Sbr,
     &static_ipam::Static,
 ];
 

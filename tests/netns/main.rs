@@ -26,6 +26,7 @@ mod masquerade;
 mod ptp;
 mod reuse;
 mod routes;
+mod sbr;
 mod show;
 mod teardown;
 mod upgrade;

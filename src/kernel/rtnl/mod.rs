@@ -13,6 +13,7 @@ mod mac;
 mod port_vlan;
 mod probe;
 mod route;
+mod rule;
 mod socket;
 pub mod tc;
 mod tc_text;
@@ -29,6 +30,7 @@ pub use mac::Mac;
 pub use port_vlan::{PortVlan, VlanRange};
 pub use probe::has_kind;
 pub use route::{NextHop, Route, RouteSpec};
+pub use rule::{Rule, RuleSpec, free_table};
 pub use watch::{AddressWatch, Event, LinkWatch};
 
 pub(super) use socket::Socket;
