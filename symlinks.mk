@@ -9,8 +9,10 @@
 
 CNI_ALL_PLUGINS := \
 	bridge \
+	firewall \
 	host-local \
 	loopback \
+	portmap \
 	ptp \
 	static \
 	tap \

@@ -4,6 +4,7 @@ use crate::cni::Request;
 
 pub mod address;
 pub mod container;
+pub mod forwarding;
 pub mod ipam;
 pub mod mac;
 pub mod masquerade;

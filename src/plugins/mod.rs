@@ -1,9 +1,11 @@
 //! The personalities: one trait, one static table. A new plugin is one file and one row here.
 
 mod bridge;
+mod firewall;
 mod host_local;
 pub mod keys;
 mod loopback;
+mod portmap;
 mod ptp;
 mod static_ipam;
 mod tap;
@@ -108,8 +110,10 @@ pub trait Plugin: Sync {
 /// Every plugin, in order of name.
 pub static PLUGINS: &[&dyn Plugin] = &[
     &bridge::Bridge,
+    &firewall::Firewall,
     &host_local::HostLocal,
     &loopback::Loopback,
+    &portmap::Portmap,
     &ptp::Ptp,
     &static_ipam::Static,
     &tap::Tap,

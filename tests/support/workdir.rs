@@ -12,7 +12,8 @@ use serde_json::Value;
 use super::Call;
 
 /// The personalities under test; each gets a link in [`Workdir::bin`].
-pub const PLUGINS: [&str; 7] = ["bridge", "host-local", "loopback", "ptp", "static", "tap", "tuning"];
+pub const PLUGINS: [&str; 9] =
+    ["bridge", "firewall", "host-local", "loopback", "portmap", "ptp", "static", "tap", "tuning"];
 
 const PREFIX: &str = "cni-all-test.";
 

@@ -141,6 +141,8 @@ pub struct SetLink {
     /// and keeps its alias. When its name is taken there it arrives under the new one; when both are, EEXIST and nothing
     /// is changed (`do_setlink` and `__dev_change_net_namespace` in net/core).
     pub netns: Option<PeerNetns>,
+    /// Announce IPv4 addresses when the link comes up or its address is set: `arp_notify` in ip-sysctl.
+    pub arp_notify: Option<bool>,
     /// New name; `dev` must be given by index, and most kernels want the link to be down.
     pub rename: Option<String>,
     /// Flags of a bridge port; applied after `master`.
@@ -305,6 +307,13 @@ impl Change {
             }
             if let Some(alias) = &set.alias {
                 a.bytes(Ifla::Ifalias, alias.as_bytes());
+            }
+            if let Some(on) = set.arp_notify {
+                a.nest(Ifla::AfSpec, |a| {
+                    a.nest(u16::from(AF_INET), |a| {
+                        a.nest(IFLA_INET_CONF, |a| a.u32(IPV4_DEVCONF_ARP_NOTIFY, on.into()));
+                    });
+                });
             }
             if let Some(on) = set.vlan_filtering {
                 a.nest(Ifla::Linkinfo, |a| {

@@ -79,7 +79,7 @@ fn write_veth(f: &mut Formatter<'_>, veth: &AddVeth) -> fmt::Result {
     write_opt(f, "netns", veth.peer.netns.as_ref().map(|netns| &netns.path))
 }
 
-/// Port flags and bridge settings are commands of their own, after ` && `.
+/// Settings, port flags and those of a bridge are commands of their own, after ` && `.
 fn write_set(f: &mut Formatter<'_>, set: &SetLink) -> fmt::Result {
     let dev = &set.dev;
     let plain = set.up.is_some()
@@ -93,7 +93,8 @@ fn write_set(f: &mut Formatter<'_>, set: &SetLink) -> fmt::Result {
         || set.netns.is_some()
         || set.rename.is_some();
     let mut and = "";
-    if plain || (set.port.is_none() && set.vlan_filtering.is_none()) {
+    let other = set.arp_notify.is_some() || set.port.is_some() || set.vlan_filtering.is_some();
+    if plain || !other {
         write!(f, "ip link set dev {dev}")?;
         write_if(f, set.up == Some(true), " up")?;
         write_if(f, set.up == Some(false), " down")?;
@@ -110,6 +111,10 @@ fn write_set(f: &mut Formatter<'_>, set: &SetLink) -> fmt::Result {
         write_opt(f, "txqueuelen", set.tx_queue)?;
         write_opt(f, "netns", set.netns.as_ref().map(|netns| &netns.path))?;
         write_opt(f, "name", set.rename.as_ref())?;
+        and = " && ";
+    }
+    if let Some(on) = set.arp_notify {
+        write!(f, "{and}sysctl net/ipv4/conf/{dev}/arp_notify={}", u8::from(on))?;
         and = " && ";
     }
     if let Some(on) = set.vlan_filtering {

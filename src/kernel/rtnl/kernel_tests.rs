@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::{private_netns::private_netns, uapi::*, *};
-use crate::kernel::netns::Netns;
+use crate::kernel::{netns::Netns, sysctl};
 
 const BUDGET: Duration = Duration::from_secs(5);
 
@@ -269,6 +269,7 @@ fn a_link_takes_every_setting() {
             allmulti: Some(true),
             tx_queue: Some(500),
             netns: None,
+            arp_notify: Some(true),
             rename: Some("vc".into()),
             port: Some(PortFlags { hairpin: Some(true), isolated: None }),
             vlan_filtering: None,
@@ -279,6 +280,7 @@ fn a_link_takes_every_setting() {
         assert_eq!((link.is_up(), link.is_promisc(), link.alias.as_str()), (false, true, "alias"));
         assert_eq!((link.master, link.port.unwrap().hairpin), (Some(bridge.index), true));
         assert_eq!((link.is_allmulti(), link.tx_queue), (true, 500));
+        assert_eq!(sysctl::read("net/ipv4/conf/vc/arp_notify").unwrap(), "1");
         let unset = SetLink {
             master: Some(None),
             alias: Some(String::new()),
@@ -289,6 +291,19 @@ fn a_link_takes_every_setting() {
         let link = handle.link("vc").unwrap().unwrap();
         assert_eq!((link.master, link.port, link.is_promisc()), (None, None, false));
         assert_eq!(link.alias, "");
+    });
+}
+
+#[test]
+fn forwarding_is_read_for_each_family() {
+    private_netns("forwarding_is_read", || {
+        let mut handle = Handle::open().unwrap();
+        for (v4, path) in [(true, "net/ipv4/ip_forward"), (false, "net/ipv6/conf/all/forwarding")] {
+            for (value, expected) in [("1", true), ("0", false)] {
+                sysctl::write(path, value).unwrap();
+                assert_eq!(handle.is_forwarding(v4), Ok(expected), "{path}");
+            }
+        }
     });
 }
 

@@ -10,6 +10,7 @@ mod change_text;
 mod handle;
 mod link;
 mod mac;
+mod netconf;
 mod port_vlan;
 mod probe;
 mod route;

@@ -84,3 +84,15 @@ pub const AF_INET: u8 = 2;
 pub const AF_INET6: u8 = 10;
 /// See [`AF_INET`].
 pub const AF_BRIDGE: u8 = 7;
+
+/// `IFLA_INET_CONF`, linux/if_link.h, in `IFLA_AF_SPEC` of `AF_INET`: settings by their `IPV4_DEVCONF_*` number (u32 each).
+pub const IFLA_INET_CONF: u16 = 1;
+/// `IPV4_DEVCONF_ARP_NOTIFY`, linux/ip.h: the file `arp_notify` under /proc/sys/net/ipv4/conf.
+pub const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
+
+/// `NETCONFA_IFINDEX`, linux/netconf.h (s32).
+pub const NETCONFA_IFINDEX: u16 = 1;
+/// `NETCONFA_IFINDEX_ALL`, linux/netconf.h: -1.
+pub const NETCONFA_IFINDEX_ALL: u32 = u32::MAX;
+/// `NETCONFA_FORWARDING`, linux/netconf.h (s32).
+pub const NETCONFA_FORWARDING: u16 = 2;
