@@ -20,10 +20,23 @@ impl Netns {
     }
 
     /// A TCP socket listening inside the namespace.
+    ///
+    /// A port that was just closed stays in use while another test starts a program: the program's process has all our
+    /// descriptors until it execs.
     #[track_caller]
     pub fn listen(&self, address: impl Into<IpAddr>, port: u16) -> TcpListener {
         let address = SocketAddr::new(address.into(), port);
-        self.enter(|| TcpListener::bind(address)).unwrap_or_else(|e| panic!("listen on {address}: {e}"))
+        let mut bound = self.enter(|| TcpListener::bind(address));
+        for _ in 0..200 {
+            match &bound {
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                    std::thread::sleep(Duration::from_millis(10));
+                    bound = self.enter(|| TcpListener::bind(address));
+                }
+                _ => break,
+            }
+        }
+        bound.unwrap_or_else(|e| panic!("listen on {address}: {e}"))
     }
 
     /// A TCP connection made from inside the namespace.
