@@ -1,6 +1,8 @@
 //! The only folder that talks to the kernel about networking.
 
+pub mod conntrack;
 pub mod detach;
+pub mod namespaces;
 pub mod netns;
 pub mod nft;
 pub mod rtnl;

@@ -31,6 +31,7 @@ mod ptp;
 mod reuse;
 mod routes;
 mod show;
+mod sublinks;
 mod tap;
 mod teardown;
 mod tuning;

@@ -15,14 +15,18 @@ use super::Call;
 pub const PLUGINS: &[&str] = &[
     "bandwidth",
     "bridge",
+    "dummy",
     "firewall",
     "host-local",
+    "ipvlan",
     "loopback",
+    "macvlan",
     "portmap",
     "ptp",
     "static",
     "tap",
     "tuning",
+    "vlan",
 ];
 
 const PREFIX: &str = "cni-all-test.";

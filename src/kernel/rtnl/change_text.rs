@@ -16,6 +16,7 @@ impl Display for Change {
             }
             Change::AddIfb(ifb) => ifb.fmt(f),
             Change::AddVeth(veth) => write_veth(f, veth),
+            Change::AddSubLink(add) => add.fmt(f),
             Change::DelLink(dev) => write!(f, "ip link del {dev}"),
             Change::SetLink(set) => write_set(f, set),
             Change::AddAddress(AddAddress { dev, net, nodad }) => {
@@ -25,6 +26,10 @@ impl Display for Change {
             Change::DelAddress { dev, net } => write!(f, "{} addr del {net} dev {dev}", ip(net)),
             Change::AddRoute(route) => write_route(f, "add", route),
             Change::DelRoute(route) => write_route(f, "del", route),
+            Change::SetNeighbour { dev, ip, mac } => {
+                write!(f, "ip neigh replace {ip} lladdr {mac} dev {dev} nud permanent")
+            }
+            Change::DelNeighbour { dev, ip } => write!(f, "ip neigh del {ip} dev {dev}"),
             Change::AddPortVlan { dev, vlan } => {
                 write!(f, "bridge vlan add dev {dev} vid {}", vlan.range)?;
                 write_if(f, vlan.pvid, " pvid")?;

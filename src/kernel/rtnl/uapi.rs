@@ -33,6 +33,25 @@ pub const BRIDGE_VLAN_INFO_RANGE_BEGIN: u16 = 1 << 3;
 /// `BRIDGE_VLAN_INFO_RANGE_END`, linux/if_bridge.h.
 pub const BRIDGE_VLAN_INFO_RANGE_END: u16 = 1 << 4;
 
+/// `IFLA_VLAN_ID`, linux/if_link.h (u16).
+pub const IFLA_VLAN_ID: u16 = 1;
+/// `IFLA_MACVLAN_MODE`, linux/if_link.h (u32).
+pub const IFLA_MACVLAN_MODE: u16 = 1;
+/// `IFLA_MACVLAN_BC_QUEUE_LEN`, linux/if_link.h (u32), Linux 5.11.
+pub const IFLA_MACVLAN_BC_QUEUE_LEN: u16 = 7;
+/// `IFLA_IPVLAN_MODE`, linux/if_link.h (u16).
+pub const IFLA_IPVLAN_MODE: u16 = 1;
+/// `IFLA_IPVLAN_FLAGS`, linux/if_link.h (u16): 0 bridge, 1 private, 2 vepa.
+pub const IFLA_IPVLAN_FLAGS: u16 = 2;
+
+/// `NUD_PERMANENT`, linux/neighbour.h.
+pub const NUD_PERMANENT: u16 = 0x80;
+
+/// `NETNSA_NSID`, linux/net_namespace.h (s32): number of a namespace in another one.
+pub const NETNSA_NSID: u16 = 1;
+/// `NETNSA_FD`, linux/net_namespace.h: descriptor of a namespace.
+pub const NETNSA_FD: u16 = 3;
+
 /// `BR_STATE_DISABLED`, linux/if_bridge.h.
 pub const BR_STATE_DISABLED: u8 = 0;
 
