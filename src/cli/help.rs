@@ -74,13 +74,3 @@ pub fn text() -> String {
     }
     out
 }
-
-/// What `cni-all --version` prints.
-pub fn version() -> String {
-    let versions: Vec<&str> = Version::ALL.iter().map(|v| v.as_str()).collect();
-    format!(
-        "cni-all {}\ncompatible with the Go plugins {COMPATIBLE_WITH}\nCNI protocol versions supported: {}\n",
-        env!("CARGO_PKG_VERSION"),
-        versions.join(", ")
-    )
-}
