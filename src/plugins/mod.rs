@@ -11,6 +11,7 @@ mod loopback;
 mod macvlan;
 mod portmap;
 mod ptp;
+mod sbr;
 mod static_ipam;
 mod tap;
 mod tuning;
@@ -124,6 +125,7 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &macvlan::Macvlan,
     &portmap::Portmap,
     &ptp::Ptp,
+    &sbr::Sbr,
     &static_ipam::Static,
     &tap::Tap,
     &tuning::Tuning,

@@ -30,6 +30,7 @@ mod portmap;
 mod ptp;
 mod reuse;
 mod routes;
+mod sbr;
 mod show;
 mod sublinks;
 mod tap;

@@ -23,6 +23,7 @@ pub const PLUGINS: &[&str] = &[
     "macvlan",
     "portmap",
     "ptp",
+    "sbr",
     "static",
     "tap",
     "tuning",
