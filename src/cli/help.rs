@@ -3,8 +3,6 @@
 use std::fmt::Write;
 
 use super::{definition, summary, tools::TOOLS};
-use crate::cni::Version;
-use crate::personality::COMPATIBLE_WITH;
 use crate::plugins::{Kind, PLUGINS};
 
 /// The variables of the CNI protocol: name, when it is needed, what it holds (reference: core.md 1.1).
