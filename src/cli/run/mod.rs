@@ -139,6 +139,7 @@ impl Run {
             netns,
             container_id: container_id()?,
             wait,
+            system_bus: (process.env)("DBUS_SYSTEM_BUS_ADDRESS"),
         })
     }
 
@@ -189,7 +190,7 @@ impl Run {
         let status = outcome.unwrap_or_else(|e| fail(process, &e));
         // What was attempted is detached, newest first, also the attachment that failed half-way.
         let attempted = attachments.len().min(results.len() + 1);
-        let mut kernel = Kernel::new(prepared.wait);
+        let mut kernel = Kernel::new(prepared.wait).with_system_bus(prepared.system_bus.clone());
         for (n, attachment) in attachments.iter().enumerate().take(attempted).rev() {
             if let Err(e) = runtime::del(attachment, results.get(n), &mut kernel) {
                 let _ = fail(process, &e.context("could not remove everything"));
@@ -205,7 +206,7 @@ impl Run {
         prepared: &Prepared,
         process: &mut Process<'_>,
     ) -> Result<i32> {
-        let mut kernel = Kernel::new(prepared.wait);
+        let mut kernel = Kernel::new(prepared.wait).with_system_bus(prepared.system_bus.clone());
         for attachment in attachments {
             if let Some(signal) = prepared.signals.pending()? {
                 return Ok(SIGNALLED + signal);
@@ -244,6 +245,7 @@ struct Prepared {
     netns: Netns,
     container_id: String,
     wait: bool,
+    system_bus: Option<String>,
 }
 
 /// Whether `--network` names a file.
