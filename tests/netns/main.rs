@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bandwidth;
 mod bridge;
 mod bridge_config;
 mod bridge_gateway;
@@ -26,11 +27,14 @@ mod host_namespace;
 mod inputs;
 mod loopback;
 mod masquerade;
+mod portmap;
 mod ptp;
 mod reuse;
 mod routes;
 mod show;
+mod tap;
 mod teardown;
+mod tuning;
 mod upgrade;
 
 use serde_json::{Value, json};

@@ -12,7 +12,18 @@ use serde_json::Value;
 use super::Call;
 
 /// The personalities under test; each gets a link in [`Workdir::bin`].
-pub const PLUGINS: [&str; 6] = ["bridge", "firewall", "host-local", "loopback", "ptp", "static"];
+pub const PLUGINS: &[&str] = &[
+    "bandwidth",
+    "bridge",
+    "firewall",
+    "host-local",
+    "loopback",
+    "portmap",
+    "ptp",
+    "static",
+    "tap",
+    "tuning",
+];
 
 const PREFIX: &str = "cni-all-test.";
 

@@ -8,6 +8,7 @@
 //!
 //! [`Listed`]: ListedRule
 
+mod condition;
 mod ffi;
 mod listed;
 mod lower;
@@ -18,10 +19,11 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+pub use condition::{Condition, Field, Route};
 pub use listed::{ListedChain, ListedRule, Step};
 pub use lower::program;
 pub use socket::Socket;
@@ -86,6 +88,8 @@ pub enum Kind {
 pub enum Hook {
     /// Before routing.
     Prerouting,
+    /// From a process of this host, before routing.
+    Output,
     /// Between routing and leaving, for what is not for this host.
     Forward,
     /// After routing.
@@ -123,6 +127,12 @@ pub enum Type {
     Address,
     /// A string of at most 15 bytes (`ifname`).
     Name,
+    /// A transport protocol (`inet_proto`).
+    Protocol,
+    /// A port of a transport protocol (`inet_service`).
+    Port,
+    /// Several, one after the other (`inet_proto . inet_service`).
+    Joined(&'static [Type]),
     /// What to do with the packet (`verdict`); data only.
     Verdict,
 }
@@ -134,6 +144,12 @@ pub enum Value {
     Address(IpAddr),
     /// Of [`Type::Name`].
     Name(String),
+    /// Of [`Type::Protocol`]: `IPPROTO_*`.
+    Protocol(u8),
+    /// Of [`Type::Port`].
+    Port(u16),
+    /// Of [`Type::Joined`].
+    Joined(Vec<Value>),
     /// Of [`Type::Verdict`].
     Verdict(Verdict),
 }
@@ -175,6 +191,7 @@ pub enum Side {
 
 /// One part of a rule: a condition, or what to do when all conditions before it hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(dead_code, reason = "the iptables layout comes next")]
 pub enum Statement {
     /// `ip daddr 10.1.0.0/16`, `ip daddr != 224.0.0.0/4`: the packet's address is, or is not, within a network.
     /// The table's family must be the network's.
@@ -188,6 +205,12 @@ pub enum Statement {
     },
     /// `ip saddr vmap @map`: the map, whose data are verdicts, decides; no entry means the rule does not apply.
     Lookup(Side, Map),
+    /// `meta l4proto . th dport vmap @map`: as [`Statement::Lookup`], by several parts of the packet.
+    LookupAll(Vec<Field>, Map),
+    /// `fib daddr type local`: a condition that must hold.
+    Only(Condition),
+    /// `fib daddr type != local`: a condition that must not hold.
+    Unless(Condition),
     /// `iifname "veth0"`: the packet came in on the link of this name.
     InputLink(String),
     /// `oifname "veth0"`, `oifname != "veth0"`: the packet leaves by the link of this name, or by another.
@@ -207,6 +230,13 @@ pub enum Statement {
     EtherSource([u8; 6]),
     /// `masquerade`: the source becomes the address of the link the packet leaves by.
     Masquerade,
+    /// `dnat to 10.1.0.5:80`: the destination becomes this address and port.
+    Dnat(SocketAddr),
+    /// `dnat ip to meta l4proto . th dport map @map`: the destination becomes what the map has, address and port; no
+    /// entry means the rule does not apply.
+    DnatBy(Vec<Field>, Map),
+    /// `meta mark set meta mark | 0x2000`: these bits are set in the packet's mark.
+    SetMark(u32),
     /// `accept`, `drop`, `return`, `jump`, `goto`.
     Verdict(Verdict),
 }
