@@ -2,7 +2,7 @@
 
 mod bandwidth;
 mod bridge;
-mod firewall;
+pub mod firewall;
 mod host_local;
 pub mod keys;
 mod loopback;

@@ -103,6 +103,14 @@ impl Backend {
     }
 }
 
+/// Whether firewalld could be asked, on a bus with these addresses (`DBUS_SYSTEM_BUS_ADDRESS`).
+///
+/// # Errors
+/// Why not.
+pub fn firewalld_answers(system_bus: Option<&str>) -> Result<()> {
+    Firewalld::connect(&Kernel::new(false).with_system_bus(system_bus.map(str::to_owned))).map(drop)
+}
+
 /// The configuration, checked.
 struct Conf {
     backend: Backend,
