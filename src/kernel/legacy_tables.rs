@@ -40,7 +40,11 @@ pub struct LegacyTable {
 
 /// The names of the loaded tables of this namespace; empty where the kernel has no such tables.
 pub fn loaded(family: Family) -> Vec<String> {
-    let path = if family == Family::Ip6 { "/proc/thread-self/net/ip6_tables_names" } else { "/proc/thread-self/net/ip_tables_names" };
+    let path = if family == Family::Ip6 {
+        "/proc/thread-self/net/ip6_tables_names"
+    } else {
+        "/proc/thread-self/net/ip_tables_names"
+    };
     let names = fs::read_to_string(path).unwrap_or_default();
     names.split_whitespace().filter(|name| name.len() < NAME_SIZE).map(str::to_owned).collect()
 }

@@ -1,7 +1,9 @@
 //! The only folder that talks to the kernel about networking.
 
+pub mod conntrack;
 pub mod detach;
 pub mod legacy_tables;
+pub mod namespaces;
 pub mod netns;
 pub mod nft;
 pub mod rtnl;
