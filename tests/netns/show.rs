@@ -115,7 +115,7 @@ fn doctor_knows_which_drops_the_firewall_plugin_can_overrule() {
     let with = serde_json::json!([{"type": "bridge", "bridge": "br7"}, {"type": "firewall"}]);
     let rules =
         serde_json::json!([{"type": "bridge", "bridge": "br7"}, {"type": "firewall", "backend": "iptables"}]);
-    for (table, chain) in [("ip filter", "FORWARD"), ("inet own", "fwd")] {
+    for (table, chain) in [("ip filter", "FORWARD"), ("inet own", "through")] {
         node.run(&format!("nft add table {table}"));
         let base = "{ type filter hook forward priority 0 ; policy drop ; }";
         node.run(&format!("nft add chain {table} {chain} {base}"));
@@ -124,12 +124,12 @@ fn doctor_knows_which_drops_the_firewall_plugin_can_overrule() {
     assert_eq!(doctor(&node, without.clone(), "iptables FORWARD")[0][0], "warning");
     assert_eq!(doctor(&node, with.clone(), "iptables FORWARD")[0][0], "note");
     for list in [&without, &with] {
-        let found = doctor(&node, list.clone(), "nft chain inet own fwd");
+        let found = doctor(&node, list.clone(), "nft chain inet own through");
         assert_eq!(found[0][0], "warning");
         // The command mends it.
         assert!(found[0][2].contains("iifname \"br7\" accept"), "{found:?}");
     }
-    let mend = &doctor(&node, with.clone(), "nft chain inet own fwd")[0][2];
+    let mend = &doctor(&node, with.clone(), "nft chain inet own through")[0][2];
     let mended = node.workdir().script("mend", &format!("#!/bin/sh -e\n{mend}\n"));
     node.run(mended.to_str().unwrap());
     assert!(node.nft().contains("iifname \"br7\" accept"));
