@@ -9,6 +9,7 @@
 
 CNI_ALL_PLUGINS := \
 	bridge \
+	dhcp \
 	host-local \
 	loopback \
 	ptp \

@@ -9,6 +9,7 @@ use crate::kernel::Kernel;
 use crate::kernel::rtnl::Link;
 
 /// Detaches: rules, links, then addresses, so that no address is handed out again while a link still answers for it.
+/// (Only what is released over the link itself is released before.)
 /// Nothing is needed but the network's name, the container's id and the interface's name.
 ///
 /// # Errors
@@ -16,6 +17,11 @@ use crate::kernel::rtnl::Link;
 pub fn del(req: &Request, kernel: &mut Kernel) -> Result<()> {
     let of = Attachment::of(req);
     let mut errors = Vec::new();
+    let plugin = req.config.ipam();
+    let over_link = matches!(&plugin, Ok(Some(plugin)) if ipam::needs_link(plugin));
+    if let (Ok(Some(plugin)), true) = (&plugin, over_link) {
+        errors.extend(ipam::del(plugin, req, kernel).err());
+    }
     let ends = kernel.host().and_then(|host| veth::host_ends(host, &of)).unwrap_or_else(|e| {
         errors.push(e);
         Vec::new()
@@ -23,9 +29,9 @@ pub fn del(req: &Request, kernel: &mut Kernel) -> Result<()> {
     let known = known_addresses(req, &ends);
     errors.extend(rules(&of, &known, kernel).err());
     errors.extend(veth::remove(kernel, req, &ends).err());
-    match req.config.ipam() {
-        Ok(Some(plugin)) => errors.extend(ipam::del(&plugin, req, kernel).err()),
-        Ok(None) => {}
+    match plugin {
+        Ok(Some(plugin)) if !over_link => errors.extend(ipam::del(&plugin, req, kernel).err()),
+        Ok(_) => {}
         Err(e) => errors.push(e),
     }
     Error::all(errors).map_or(Ok(()), Err)

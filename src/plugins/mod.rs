@@ -1,6 +1,7 @@
 //! The personalities: one trait, one static table. A new plugin is one file and one row here.
 
 mod bridge;
+mod dhcp;
 mod host_local;
 pub mod keys;
 mod loopback;
@@ -11,6 +12,11 @@ use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
 use crate::kernel::Kernel;
 use crate::kernel::netns::Netns;
+use crate::personality::Process;
+
+/// A command of a plugin's own, as `dhcp daemon`: given the words after the plugin's name it returns the exit status, or
+/// `None` when they are none of its.
+pub type OwnCommand = fn(&[String], &mut Process<'_>) -> Option<i32>;
 
 /// What a plugin is for; the order of chapters in lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +71,17 @@ pub trait Plugin: Sync {
     /// The keys of `runtimeConfig` that it understands: what `capabilities` may declare.
     fn capabilities(&self) -> &'static [Key];
 
+    /// Whether it needs the container's interface, connected: then a main plugin calls its ADD when the link is there, and
+    /// its DEL before the link is removed. Others assign addresses before there is a link, and release them after.
+    fn needs_link(&self) -> bool {
+        false
+    }
+
+    /// What it does when it is not called as a plugin.
+    fn command(&self) -> Option<OwnCommand> {
+        None
+    }
+
     /// Reads the configuration as ADD would, and touches nothing else: for `cni-all validate`.
     ///
     /// # Errors
@@ -104,8 +121,14 @@ pub trait Plugin: Sync {
 }
 
 /// Every plugin, in order of name.
-pub static PLUGINS: &[&dyn Plugin] =
-    &[&bridge::Bridge, &host_local::HostLocal, &loopback::Loopback, &ptp::Ptp, &static_ipam::Static];
+pub static PLUGINS: &[&dyn Plugin] = &[
+    &bridge::Bridge,
+    &dhcp::Dhcp,
+    &host_local::HostLocal,
+    &loopback::Loopback,
+    &ptp::Ptp,
+    &static_ipam::Static,
+];
 
 /// The plugin of that exact name.
 pub fn find(name: &str) -> Option<&'static dyn Plugin> {
