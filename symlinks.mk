@@ -8,12 +8,17 @@
 # FORCE       when not empty, files of other programs are replaced, too; otherwise they are kept, and make fails
 
 CNI_ALL_PLUGINS := \
+	bandwidth \
 	bridge \
 	dhcp \
+	firewall \
 	host-local \
 	loopback \
+	portmap \
 	ptp \
-	static
+	static \
+	tap \
+	tuning
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=

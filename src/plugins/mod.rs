@@ -1,12 +1,17 @@
 //! The personalities: one trait, one static table. A new plugin is one file and one row here.
 
+mod bandwidth;
 mod bridge;
 mod dhcp;
+mod firewall;
 mod host_local;
 pub mod keys;
 mod loopback;
+mod portmap;
 mod ptp;
 mod static_ipam;
+mod tap;
+mod tuning;
 
 use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
@@ -122,12 +127,17 @@ pub trait Plugin: Sync {
 
 /// Every plugin, in order of name.
 pub static PLUGINS: &[&dyn Plugin] = &[
+    &bandwidth::Bandwidth,
     &bridge::Bridge,
     &dhcp::Dhcp,
+    &firewall::Firewall,
     &host_local::HostLocal,
     &loopback::Loopback,
+    &portmap::Portmap,
     &ptp::Ptp,
     &static_ipam::Static,
+    &tap::Tap,
+    &tuning::Tuning,
 ];
 
 /// The plugin of that exact name.

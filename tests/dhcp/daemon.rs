@@ -163,10 +163,10 @@ fn a_socket_of_systemds_is_used_and_left() {
     let mut command = site.node.command("sh");
     command.arg("-c").arg("LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" daemon -socketpath \"$1\"");
     command.arg(daemon).arg(site.socket()).stderr(Stdio::null());
-    // SAFETY: dup2 is one system call.
+    // SAFETY: two system calls.
     unsafe {
-        command.pre_exec(move || match libc::dup2(fd, 3) {
-            3 => Ok(()),
+        command.pre_exec(move || match (libc::dup2(fd, 3), libc::fcntl(3, libc::F_SETFD, 0)) {
+            (3, 0) => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
         });
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Node, VERSIONS, require_netns};
+use crate::support::{Node, VERSIONS, patience, require_netns};
 use crate::{bridge_config, dual_stack_config, with, with_static};
 
 #[test]
@@ -207,7 +207,7 @@ fn the_containers_end_stays_down_when_asked() {
     let call = node.request("ADD", &container, "eth0", &config).run();
     call.ok();
     assert!(
-        call.elapsed < Duration::from_millis(500),
+        call.elapsed < patience(Duration::from_millis(500)),
         "waits for a port that cannot come up: {:?}",
         call.elapsed
     );

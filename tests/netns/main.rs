@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bandwidth;
 mod bridge;
 mod bridge_config;
 mod bridge_gateway;
@@ -17,16 +18,22 @@ mod check;
 mod concurrency;
 mod delegation;
 mod failure;
+mod firewall;
+mod firewall_hosts;
+mod firewall_isolation;
 mod gc_status;
 mod host_namespace;
 mod inputs;
 mod loopback;
 mod masquerade;
+mod portmap;
 mod ptp;
 mod reuse;
 mod routes;
 mod show;
+mod tap;
 mod teardown;
+mod tuning;
 mod upgrade;
 
 use serde_json::{Value, json};

@@ -12,7 +12,19 @@ use serde_json::Value;
 use super::Call;
 
 /// The personalities under test; each gets a link in [`Workdir::bin`].
-pub const PLUGINS: [&str; 6] = ["bridge", "dhcp", "host-local", "loopback", "ptp", "static"];
+pub const PLUGINS: &[&str] = &[
+    "bandwidth",
+    "bridge",
+    "dhcp",
+    "firewall",
+    "host-local",
+    "loopback",
+    "portmap",
+    "ptp",
+    "static",
+    "tap",
+    "tuning",
+];
 
 const PREFIX: &str = "cni-all-test.";
 

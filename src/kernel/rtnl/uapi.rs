@@ -14,6 +14,14 @@ pub const IFLA_BRPORT_STATE: u16 = 1;
 pub const IFLA_BRPORT_MODE: u16 = 4;
 /// `IFLA_BRPORT_ISOLATED`, linux/if_link.h (u8), Linux 4.18.
 pub const IFLA_BRPORT_ISOLATED: u16 = 33;
+/// `IFLA_TUN_OWNER`, linux/if_link.h (u32).
+pub const IFLA_TUN_OWNER: u16 = 1;
+/// `IFLA_TUN_GROUP`, linux/if_link.h (u32).
+pub const IFLA_TUN_GROUP: u16 = 2;
+/// `IFLA_TUN_TYPE`, linux/if_link.h (u8, `IFF_TUN` or `IFF_TAP`).
+pub const IFLA_TUN_TYPE: u16 = 3;
+/// `IFLA_TUN_MULTI_QUEUE`, linux/if_link.h (u8).
+pub const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 /// `IFLA_BRIDGE_VLAN_INFO`, linux/if_bridge.h: `struct bridge_vlan_info { u16 flags; u16 vid; }`.
 pub const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
 /// `BRIDGE_VLAN_INFO_PVID`, linux/if_bridge.h.
@@ -28,6 +36,10 @@ pub const BRIDGE_VLAN_INFO_RANGE_END: u16 = 1 << 4;
 /// `BR_STATE_DISABLED`, linux/if_bridge.h.
 pub const BR_STATE_DISABLED: u8 = 0;
 
+/// `IFF_LOWER_UP`, linux/if.h: the link has a carrier.
+pub const IFF_LOWER_UP: u32 = 1 << 16;
+/// `IF_OPER_UNKNOWN`, linux/if.h (RFC 2863).
+pub const IF_OPER_UNKNOWN: u8 = 0;
 /// `IF_OPER_UP`, linux/if.h (RFC 2863).
 pub const IF_OPER_UP: u8 = 6;
 
@@ -76,3 +88,52 @@ pub const AF_INET: u8 = 2;
 pub const AF_INET6: u8 = 10;
 /// See [`AF_INET`].
 pub const AF_BRIDGE: u8 = 7;
+
+/// `IFLA_INET_CONF`, linux/if_link.h, in `IFLA_AF_SPEC` of `AF_INET`: settings by their `IPV4_DEVCONF_*` number (u32 each).
+pub const IFLA_INET_CONF: u16 = 1;
+/// `IPV4_DEVCONF_ARP_NOTIFY`, linux/ip.h: the file `arp_notify` under /proc/sys/net/ipv4/conf.
+pub const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
+
+/// `NETCONFA_IFINDEX`, linux/netconf.h (s32).
+pub const NETCONFA_IFINDEX: u16 = 1;
+/// `NETCONFA_IFINDEX_ALL`, linux/netconf.h: -1.
+pub const NETCONFA_IFINDEX_ALL: u32 = u32::MAX;
+/// `NETCONFA_FORWARDING`, linux/netconf.h (s32).
+pub const NETCONFA_FORWARDING: u16 = 2;
+
+/// `TCA_TBF_PARMS`, linux/pkt_sched.h: `struct tc_tbf_qopt`.
+pub const TCA_TBF_PARMS: u16 = 1;
+/// `TCA_TBF_RATE64`, linux/pkt_sched.h (u64, bytes per second).
+pub const TCA_TBF_RATE64: u16 = 4;
+/// `TCA_TBF_BURST`, linux/pkt_sched.h (u32, bytes), Linux 3.13.
+pub const TCA_TBF_BURST: u16 = 6;
+/// `TCA_HTB_PARMS`, linux/pkt_sched.h: `struct tc_htb_opt`.
+pub const TCA_HTB_PARMS: u16 = 1;
+/// `TCA_HTB_INIT`, linux/pkt_sched.h: `struct tc_htb_glob`.
+pub const TCA_HTB_INIT: u16 = 2;
+/// `TCA_HTB_RATE64`, linux/pkt_sched.h (u64, bytes per second).
+pub const TCA_HTB_RATE64: u16 = 6;
+/// `TCA_HTB_CEIL64`, linux/pkt_sched.h (u64, bytes per second).
+pub const TCA_HTB_CEIL64: u16 = 7;
+/// `TC_LINKLAYER_ETHERNET`, linux/pkt_sched.h.
+pub const TC_LINKLAYER_ETHERNET: u8 = 1;
+/// `TCA_U32_CLASSID`, linux/pkt_cls.h (u32).
+pub const TCA_U32_CLASSID: u16 = 1;
+/// `TCA_U32_SEL`, linux/pkt_cls.h: `struct tc_u32_sel`.
+pub const TCA_U32_SEL: u16 = 5;
+/// `TCA_U32_ACT`, linux/pkt_cls.h: a list of actions.
+pub const TCA_U32_ACT: u16 = 7;
+/// `TC_U32_TERMINAL`, linux/pkt_cls.h.
+pub const TC_U32_TERMINAL: u8 = 1;
+/// `TCA_ACT_KIND`, linux/pkt_cls.h.
+pub const TCA_ACT_KIND: u16 = 1;
+/// `TCA_ACT_OPTIONS`, linux/pkt_cls.h.
+pub const TCA_ACT_OPTIONS: u16 = 2;
+/// `TCA_MIRRED_PARMS`, linux/tc_act/tc_mirred.h: `struct tc_mirred`.
+pub const TCA_MIRRED_PARMS: u16 = 2;
+/// `TCA_EGRESS_REDIR`, linux/tc_act/tc_mirred.h.
+pub const TCA_EGRESS_REDIR: u32 = 1;
+/// `TC_ACT_STOLEN`, linux/pkt_cls.h.
+pub const TC_ACT_STOLEN: u32 = 4;
+/// `NLA_F_NESTED`, linux/netlink.h.
+pub const NLA_F_NESTED: u16 = 1 << 15;

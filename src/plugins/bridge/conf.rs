@@ -161,6 +161,11 @@ impl Conf {
             ipam: common.ipam,
             dns: common.dns,
         };
+        if let Some(name) = conf.vlan_gateway().filter(|_| conf.is_gateway) {
+            crate::cni::names::check_ifname(&name).map_err(|_| {
+                Error::config(format!("bridge, vlan: the gateway's link {name:?} is longer than 15 bytes"))
+            })?;
+        }
         Ok(conf)
     }
 

@@ -85,11 +85,8 @@ pub fn explain_vlan(err: Error) -> Error {
 /// the host, the other end a port of the bridge in that VLAN. It belongs to the network and stays.
 ///
 /// # Errors
-/// The name is too long for the kernel, or a link of that name is something else.
+/// A link of that name is something else.
 pub fn ensure_vlan_gateway(host: &mut Handle, conf: &Conf, bridge: &Link, name: &str) -> Result<Link> {
-    crate::cni::names::check_ifname(name).map_err(|_| {
-        Error::config(format!("bridge, vlan: the gateway's link {name:?} is longer than 15 bytes"))
-    })?;
     let link = match host.link(name)? {
         Some(link) => link,
         None => {

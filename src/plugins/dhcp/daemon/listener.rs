@@ -58,9 +58,11 @@ impl Listener {
             Ok(path) => PathBuf::from(path.to_string_lossy().trim_end_matches(" (deleted)")),
             Err(e) => return Error::io("read /proc/self/exe", &e),
         };
-        // SAFETY: dup2(2) takes numbers only; descriptor 3 is replaced whatever it was, as this program ends here.
-        if unsafe { libc::dup2(self.socket.as_fd().as_raw_fd(), FIRST) } < 0 {
-            return Error::system("dup2", Errno::last());
+        let fd = self.socket.as_fd().as_raw_fd();
+        // SAFETY: dup2(2) and fcntl(2) with F_SETFD take numbers only; descriptor 3 is replaced whatever it was, as this
+        // program ends here. When it is the socket already, dup2 does nothing and it still closes on exec.
+        if unsafe { libc::dup2(fd, FIRST) < 0 || libc::fcntl(FIRST, libc::F_SETFD, 0) < 0 } {
+            return Error::system("pass the socket on", Errno::last());
         }
         let failed = Command::new(&own)
             .arg0("dhcp")
