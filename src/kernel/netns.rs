@@ -126,6 +126,11 @@ impl Netns {
         &self.path
     }
 
+    /// Device and inode: what tells namespaces apart as long as they exist.
+    pub fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
     /// Both are the same namespace.
     pub fn same_as(&self, other: &Netns) -> bool {
         self.identity == other.identity
