@@ -10,11 +10,15 @@
 CNI_ALL_PLUGINS := \
 	bandwidth \
 	bridge \
+	firewall \
 	host-local \
 	loopback \
+	portmap \
 	ptp \
 	sbr \
-	static
+	static \
+	tap \
+	tuning
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=

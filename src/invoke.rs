@@ -1,24 +1,21 @@
 //! Runs the plugin that a `type` names: in this process if it is us, else as an executable found on `CNI_PATH`
 //! (CNI spec, section 4 "Plugin delegation"; reference: core.md 3.6, 4.5). Both ways give equal results.
 
+mod supervise;
+
 use std::fs::Metadata;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command as Process, Output, Stdio};
-use std::time::Duration;
+use std::process::{Command as Process, Output};
 
-use nix::errno::Errno;
 use serde::Deserialize;
 
 use crate::cni::json::Value;
 use crate::cni::version::negotiate;
-use crate::cni::{CniResult, Code, Command, Error, Request, Result, ResultExt, Version};
+use crate::cni::{CniResult, Code, Command, Error, Execution, Request, Result, ResultExt, Version};
 use crate::kernel::Kernel;
 use crate::plugins::{self, Plugin};
-
-/// Tries to start an executable that is still being written ("text file busy"), one second apart, as libcni does.
-const BUSY_TRIES: u32 = 6;
 
 /// Where a plugin type was found.
 enum Found {
@@ -55,6 +52,58 @@ pub fn run_as(
     match req.command == command {
         true => run(plugin_type, req, kernel),
         false => run(plugin_type, &Request { command, ..req.clone() }, kernel),
+    }
+}
+
+/// Whether there is such a plugin, and the versions of the protocol that it speaks. Another executable is asked
+/// (VERSION), with `execution`.
+///
+/// # Errors
+/// There is none, or its answer cannot be understood.
+pub fn versions(plugin_type: &str, cni_path: &str, execution: &Execution) -> Result<Vec<String>> {
+    let path = match find(plugin_type, cni_path)? {
+        Found::Ours(plugin) => return Ok(plugin.versions().iter().map(ToString::to_string).collect()),
+        Found::Executable(path) => path,
+    };
+    // The oldest plugins want all variables, and a configuration.
+    let mut process = Process::new(&path);
+    process.env("CNI_COMMAND", Command::Version.as_str()).env("CNI_PATH", cni_path);
+    for name in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
+        process.env(name, "dummy");
+    }
+    process.envs(execution.environment.iter().map(|(name, value)| (name, value)));
+    let stdin = format!("{{\"cniVersion\":\"{}\"}}", Version::LATEST);
+    let output = supervise::run(&mut process, stdin.as_bytes(), execution.timeout).context(plugin_type)?;
+    if !output.status.success() {
+        return Err(failure(plugin_type, &output).context(plugin_type));
+    }
+    supported(&output.stdout).context(plugin_type)
+}
+
+/// Whether there is such a plugin.
+///
+/// # Errors
+/// There is none.
+pub fn exists(plugin_type: &str, cni_path: &str) -> Result<()> {
+    find(plugin_type, cni_path).map(drop)
+}
+
+/// The answer to VERSION.
+fn supported(stdout: &[u8]) -> Result<Vec<String>> {
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Wire {
+        cni_version: String,
+        supported_versions: Vec<String>,
+    }
+    let wire: Wire =
+        Value::parse(stdout).and_then(|answer| answer.read()).context("the answer to VERSION")?;
+    match (wire.cni_version.as_str(), wire.supported_versions.as_slice()) {
+        ("", _) => Err(Error::new(Code::DECODING, "the answer to VERSION lacks cniVersion")),
+        // The spec of that time had no list.
+        ("0.2.0", []) => Ok(vec!["0.1.0".to_owned(), "0.2.0".to_owned()]),
+        (_, []) => Err(Error::new(Code::DECODING, "the answer to VERSION lacks supportedVersions")),
+        _ => Ok(wire.supported_versions),
     }
 }
 
@@ -113,28 +162,8 @@ fn start(path: &Path, req: &Request) -> Result<Output> {
         .env("CNI_IFNAME", &req.ifname)
         .env("CNI_ARGS", &req.raw_args)
         .env("CNI_PATH", &req.path)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let what = format!("start {}", path.display());
-    let mut tries = 0;
-    let mut child = loop {
-        tries += 1;
-        match process.spawn() {
-            Ok(child) => break child,
-            Err(e) if e.raw_os_error() == Some(Errno::ETXTBSY as i32) && tries < BUSY_TRIES => {
-                std::thread::sleep(Duration::from_secs(1));
-            }
-            Err(e) => return Err(Error::io(what, &e)),
-        }
-    };
-    let stdin = child.stdin.take();
-    // Written beside the reading, so that neither side can block the other with a full pipe.
-    std::thread::scope(|scope| {
-        scope.spawn(|| stdin.map(|mut pipe| pipe.write_all(&req.stdin)));
-        child.wait_with_output()
-    })
-    .map_err(|e| Error::io(what, &e))
+        .envs(req.execution.environment.iter().map(|(name, value)| (name, value)));
+    supervise::run(&mut process, &req.stdin, req.execution.timeout)
 }
 
 /// The error object a failed plugin printed; without one, what can be said from its standard error.

@@ -1,7 +1,9 @@
 //! The CNI plugins and the runtime side of CNI, in one library and one executable.
 //!
 //! * [`cni`]: the protocol as plain data, every version from 0.1.0 to 1.1.0.
-//! * [`personality`]: what the executable does; `main.rs` hands it the process.
+//! * [`runtime`]: what libcni offers a container runtime: networks from files, and containers attached to them.
+//!
+//! The executable is made of the same library: `main.rs` hands [`personality`] the process.
 //!
 //! Calls go downwards only: `main` → `personality` → `cli`, `runtime` → `invoke` → `plugins` → `attach` → `kernel`;
 //! every layer may use [`cni`]. The one intended loop is `attach::ipam` → `invoke` → `plugins`: a main plugin
@@ -15,4 +17,4 @@ pub(crate) mod kernel;
 #[doc(hidden)]
 pub mod personality;
 pub(crate) mod plugins;
-pub(crate) mod runtime;
+pub mod runtime;

@@ -40,6 +40,15 @@ pub fn run(mut process: Process<'_>) -> i32 {
     if let Some(plugin) = plugin {
         return run_plugin(plugin, &mut process);
     }
+    if let Some(tool) = cli::tools::find(&name) {
+        return match cli::words(&process) {
+            Ok(words) => (tool.run)(&words, &mut process),
+            Err(msg) => {
+                let _ = writeln!(process.stderr, "{name}: {msg}");
+                1
+            }
+        };
+    }
     let as_plugin = (process.env)("CNI_COMMAND").is_some_and(|c| !c.is_empty());
     if own && (!as_plugin || word.as_deref().is_some_and(cli::is_own)) {
         return cli::run(&mut process);

@@ -42,7 +42,8 @@ pub fn changes(dev: &Dev, result: &CniResult, interface: i64, dad: bool) -> Resu
             }
         }
     }
-    changes.push(Change::SetLink(SetLink { up: Some(true), ..SetLink::of(dev.clone()) }));
+    let up = SetLink { up: Some(true), arp_notify: Some(true), ..SetLink::of(dev.clone()) };
+    changes.push(Change::SetLink(up));
     for route in routes(dev, result)? {
         changes.push(Change::AddRoute(route));
     }
@@ -164,7 +165,7 @@ mod tests {
             [
                 "ip addr add 10.1.0.5/16 dev eth0",
                 "ip -6 addr add fd00::5/64 dev eth0 nodad",
-                "ip link set dev eth0 up",
+                "ip link set dev eth0 up && sysctl net/ipv4/conf/eth0/arp_notify=1",
                 "ip route add default via 10.1.0.1 dev eth0",
                 "ip -6 route add fd01::/64 via fd00::9 dev eth0 mtu 1400 advmss 1300 metric 5 table 100",
             ]

@@ -98,19 +98,18 @@ impl Container {
 
     /// Sets what only files can set, before the interface gets addresses and comes up.
     ///
-    /// `arp_notify` and `ndisc_notify` make the kernel announce the addresses whenever the interface comes up or its
-    /// address is set: see [`Container::announce`].
+    /// `ndisc_notify` makes the kernel announce the addresses whenever the interface comes up or its address is set, as
+    /// `arp_notify` does, which is set together with "up": see [`Container::announce`].
     ///
     /// With IPv6, what tells that the addresses work: see [`wait_usable`].
     ///
     /// # Errors
     /// A setting that IPv6 addresses need cannot be made; others are best effort, as kernels without IPv6 lack them.
     pub fn prepare(&self, ipv6: Ipv6, name: &str) -> Result<Option<AddressWatch>> {
+        if ipv6 == Ipv6::None {
+            return Ok(None);
+        }
         self.netns.enter(|| {
-            let _ = sysctl::write(&format!("net/ipv4/conf/{name}/arp_notify"), "1");
-            if ipv6 == Ipv6::None {
-                return Ok(None);
-            }
             let path = |key: &str| format!("net/ipv6/conf/{name}/{key}");
             for file in ["net/ipv6/conf/lo/disable_ipv6".to_owned(), path("disable_ipv6")] {
                 sysctl::ensure(&file, "0").context("IPv6 addresses need IPv6 to be enabled")?;

@@ -4,11 +4,13 @@ use crate::cni::Request;
 
 pub mod address;
 pub mod container;
+pub mod forwarding;
 pub mod ipam;
 pub mod mac;
 pub mod masquerade;
 pub mod owner;
 pub mod spoofcheck;
+pub mod state;
 pub mod teardown;
 pub mod undo;
 pub mod verify;

@@ -8,7 +8,7 @@ use crate::cni::{Error, Request, Result, ValidAttachment};
 use crate::kernel::Kernel;
 use crate::kernel::rtnl::Link;
 
-/// Detaches: rules, links, then addresses, so that no address is handed out again while a link still answers for it.
+/// Detaches: rules and links, then addresses, so that no address is handed out again while a link still answers for it.
 /// Nothing is needed but the network's name, the container's id and the interface's name.
 ///
 /// # Errors
@@ -21,8 +21,16 @@ pub fn del(req: &Request, kernel: &mut Kernel) -> Result<()> {
         Vec::new()
     });
     let known = known_addresses(req, &ends);
-    errors.extend(rules(&of, &known, kernel).err());
-    errors.extend(veth::remove(kernel, req, &ends).err());
+    // Opened first, so that the process which sits out the removal has it too (see `begin_removal`).
+    let nft = kernel.nft_if_there().map(drop);
+    // Rules are removed while the kernel takes the links down.
+    let removal = (!ends.is_empty()).then(|| veth::begin_removal_of_host_ends(kernel, &ends));
+    errors.extend(nft.and_then(|()| rules(&of, &known, kernel)).err());
+    let removed = match removal {
+        Some(removal) => removal.and_then(|removal| veth::finish_removal(kernel, removal)),
+        None => veth::remove_container_end(kernel, req),
+    };
+    errors.extend(removed.err());
     match req.config.ipam() {
         Ok(Some(plugin)) => errors.extend(ipam::del(&plugin, req, kernel).err()),
         Ok(None) => {}
@@ -80,7 +88,7 @@ fn collect(network: &str, valid: Vec<ValidAttachment>, kernel: &mut Kernel) -> R
 
 /// Every address the attachment may have rules for, as far as it is known without asking for all rules: from the host
 /// end's alias, and from prevResult.
-fn known_addresses(req: &Request, ends: &[Link]) -> Vec<IpAddr> {
+pub fn known_addresses(req: &Request, ends: &[Link]) -> Vec<IpAddr> {
     let mut known: Vec<IpAddr> =
         ends.iter().filter_map(|end| Owner::parse(&end.alias)).flat_map(|owner| owner.addresses).collect();
     // A prevResult that cannot be read must not keep anything from being cleaned.

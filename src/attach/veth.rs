@@ -8,7 +8,7 @@ use super::Attachment;
 use super::container::Container;
 use super::owner::{Owner, alias, host_names};
 use crate::cni::{Error, Request, Result, ResultExt};
-use crate::kernel::detach::remove_links;
+use crate::kernel::detach::{Removal, begin_removal, remove_links};
 use crate::kernel::rtnl::{AddVeth, Change, Dev, Handle, Link, Mac, PortFlags, SetLink, Step, VethPeer};
 use crate::kernel::{Kernel, sysctl};
 
@@ -28,6 +28,10 @@ pub struct Wanted<'a> {
     pub mac: Option<Mac>,
     /// Bridge of the host end.
     pub master: Option<Dev>,
+    /// The bridge has no carrier yet. It gets one only from a port that first is up without: this link is up from the
+    /// start. Any other comes up when it has its alias and its settings, as setting these on a link that is up makes the
+    /// kernel look through all IPv6 routes.
+    pub is_first_port: bool,
     /// Flags of that bridge port that differ from a new port's.
     pub port: PortFlags,
     /// The host end gets addresses: its IPv6 link-local address, which the host asks for neighbours with, must be usable
@@ -63,8 +67,7 @@ fn add(host: &mut Handle, container: &mut Container, wanted: &Wanted<'_>) -> Res
     for name in host_names(&wanted.attachment) {
         let add = Change::AddVeth(AddVeth {
             name: name.clone(),
-            // Duplicate address detection has to be turned off before the link comes up.
-            up: !wanted.is_gateway,
+            up: wanted.is_first_port,
             mtu: wanted.mtu,
             mac: None,
             master: wanted.master.clone(),
@@ -106,12 +109,14 @@ fn add(host: &mut Handle, container: &mut Container, wanted: &Wanted<'_>) -> Res
 fn finish(host: &mut Handle, container: &mut Container, wanted: &Wanted<'_>, link: Link) -> Result<Pair> {
     quiet_ipv6(&link.name, wanted.is_gateway);
     let port = (wanted.port != PortFlags::default()).then_some(wanted.port);
-    host.apply(&[Change::SetLink(SetLink {
-        alias: Some(alias(&wanted.attachment, &wanted.addresses)),
-        up: wanted.is_gateway.then_some(true),
-        port,
-        ..SetLink::of(link.dev())
-    })])?;
+    host.apply(&[
+        Change::SetLink(SetLink {
+            alias: Some(alias(&wanted.attachment, &wanted.addresses)),
+            port,
+            ..SetLink::of(link.dev())
+        }),
+        Change::SetLink(SetLink { up: Some(true), ..SetLink::of(link.dev()) }),
+    ])?;
     let inside = container.rtnl.link(wanted.attachment.ifname)?;
     let inside = inside.ok_or_else(|| Error::internal("the container's end of the veth pair vanished"))?;
     Ok(Pair { host: link, container: inside })
@@ -148,9 +153,17 @@ pub fn host_ends(host: &mut Handle, of: &Attachment<'_>) -> Result<Vec<Link>> {
 /// # Errors
 /// What is there but cannot be removed.
 pub fn remove(kernel: &mut Kernel, req: &Request, ends: &[Link]) -> Result<()> {
-    if !ends.is_empty() {
-        return remove_host_ends(kernel, ends);
+    match ends.is_empty() {
+        true => remove_container_end(kernel, req),
+        false => remove_host_ends(kernel, ends),
     }
+}
+
+/// Removes the container's end of a pair whose host end does not say that it is the attachment's: a Go plugin's.
+///
+/// # Errors
+/// It is there but cannot be removed.
+pub fn remove_container_end(kernel: &mut Kernel, req: &Request) -> Result<()> {
     let wait = kernel.waits();
     let Some(mut container) = Container::find(req)? else { return Ok(()) };
     let Some(link) = container.rtnl.link(&req.ifname)? else { return Ok(()) };
@@ -168,12 +181,26 @@ pub fn remove(kernel: &mut Kernel, req: &Request, ends: &[Link]) -> Result<()> {
 /// # Errors
 /// What is there but cannot be removed.
 pub fn remove_host_ends(kernel: &mut Kernel, ends: &[Link]) -> Result<()> {
-    if ends.is_empty() {
-        return Ok(());
-    }
+    let removal = begin_removal_of_host_ends(kernel, ends)?;
+    finish_removal(kernel, removal)
+}
+
+/// Starts to remove host ends: the kernel works on it while the caller does something else.
+///
+/// # Errors
+/// It cannot be begun.
+pub fn begin_removal_of_host_ends(kernel: &mut Kernel, ends: &[Link]) -> Result<Removal> {
     let wait = kernel.waits();
     let devs: Vec<Dev> = ends.iter().map(Link::dev).collect();
-    first_failure(remove_links(kernel.host()?, &devs, wait)?)
+    begin_removal(kernel.host()?, &devs, wait)
+}
+
+/// Returns when the links are gone.
+///
+/// # Errors
+/// What is there but cannot be removed.
+pub fn finish_removal(kernel: &mut Kernel, removal: Removal) -> Result<()> {
+    first_failure(removal.finish(kernel.host()?)?)
 }
 
 fn first_failure(outcomes: Vec<Result<()>>) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{definition, summary};
+use super::{definition, summary, tools::TOOLS};
 use crate::cni::Version;
 use crate::personality::COMPATIBLE_WITH;
 use crate::plugins::{Kind, PLUGINS};
@@ -45,6 +45,10 @@ pub fn text() -> String {
         let _ = writeln!(out, "  {:<14}{}", command.name, summary(&command.command));
     }
     out.push_str("  --version     print the version, the compatible Go release and the protocol versions\n");
+    out.push_str("\nTools (also by a link of that name):\n");
+    for tool in &TOOLS {
+        let _ = writeln!(out, "  {:<14}{}", tool.name, tool.about);
+    }
     for kind in [Kind::Main, Kind::Ipam, Kind::Meta] {
         let plugins: Vec<_> = PLUGINS.iter().filter(|p| p.kind() == kind).collect();
         if plugins.is_empty() {

@@ -10,10 +10,13 @@ mod generate;
 mod help;
 mod install;
 mod list;
+mod networks;
 mod run;
 mod show;
 mod suggest;
+pub mod tools;
 mod validate;
+mod verbs;
 
 use argh::{ArgsInfo, CommandInfoWithArgs, FromArgs};
 
@@ -46,6 +49,11 @@ struct CniAll {
 enum Command {
     List(list::List),
     Install(install::Install),
+    Add(verbs::Add),
+    Check(verbs::Check),
+    Del(verbs::Del),
+    Gc(verbs::Gc),
+    Status(verbs::Status),
     Run(run::Run),
     Validate(validate::Validate),
     Show(show::Show),
@@ -65,21 +73,29 @@ fn summary(command: &CommandInfoWithArgs) -> &'static str {
 
 /// Whether `word` is a command or an option of `cni-all`, as opposed to the name of a plugin.
 pub fn is_own(word: &str) -> bool {
-    word.starts_with('-') || word == "help" || definition().commands.iter().any(|c| c.name == word)
+    let command = |word: &str| definition().commands.iter().any(|c| c.name == word);
+    word.starts_with('-') || word == "help" || command(word) || tools::find(word).is_some()
+}
+
+/// The arguments after the program's name, as text.
+///
+/// # Errors
+/// The first that is not UTF-8.
+pub fn words(process: &Process<'_>) -> Result<Vec<String>, String> {
+    let word = |arg: &std::ffi::OsString| {
+        arg.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| format!("argument {:?} is not UTF-8", arg.to_string_lossy()))
+    };
+    process.args.iter().skip(1).map(word).collect()
 }
 
 /// Serves `cni-all ARGUMENTS…` and returns the exit status.
 pub fn run(process: &mut Process<'_>) -> i32 {
-    let mut words = Vec::new();
-    for arg in process.args.iter().skip(1) {
-        match arg.to_str() {
-            Some(word) => words.push(word.to_owned()),
-            None => {
-                let msg = format!("argument {:?} is not UTF-8", arg.to_string_lossy());
-                return usage(process, "cni-all", &msg);
-            }
-        }
-    }
+    let mut words = match words(process) {
+        Ok(words) => words,
+        Err(msg) => return usage(process, "cni-all", &msg),
+    };
     // `cni-all help install` is `cni-all install --help`.
     if words.first().is_some_and(|w| w == "help") {
         words.remove(0);
@@ -96,6 +112,9 @@ pub fn run(process: &mut Process<'_>) -> i32 {
         };
         return usage(process, "cni-all", &msg);
     }
+    if let Some(tool) = tools::find(first) {
+        return (tool.run)(words.get(1..).unwrap_or_default(), process);
+    }
     let args: Vec<&str> = words.iter().map(String::as_str).collect();
     let parsed = match CniAll::from_args(&["cni-all"], &args) {
         Ok(parsed) => parsed,
@@ -111,6 +130,11 @@ pub fn run(process: &mut Process<'_>) -> i32 {
         None => print(process, &help::text()),
         Some(Command::List(list)) => list.run(process),
         Some(Command::Install(install)) => install.run(process),
+        Some(Command::Add(add)) => add.run(process),
+        Some(Command::Check(check)) => check.run(process),
+        Some(Command::Del(del)) => del.run(process),
+        Some(Command::Gc(gc)) => gc.run(process),
+        Some(Command::Status(status)) => status.run(process),
         Some(Command::Run(run)) => run.run(process),
         Some(Command::Doctor(doctor)) => doctor.run(process),
         Some(Command::Show(show)) => show.run(process),
@@ -122,7 +146,8 @@ pub fn run(process: &mut Process<'_>) -> i32 {
 /// Everything that may stand in the first place.
 fn known_words() -> Vec<&'static str> {
     let commands = definition().commands;
-    commands.iter().map(|c| c.name).chain(PLUGINS.iter().map(|p| p.name())).chain(["help"]).collect()
+    let names = commands.iter().map(|c| c.name).chain(PLUGINS.iter().map(|p| p.name()));
+    names.chain(tools::TOOLS.iter().map(|tool| tool.name)).chain(["help"]).collect()
 }
 
 /// argh's message without line breaks: it lists what is missing one per line.

@@ -40,6 +40,8 @@ impl Code {
     pub const CHECK_FAILED: Code = Code(100);
     /// ADD: the address pool has no free address.
     pub const NO_ADDRESS: Code = Code(101);
+    /// ADD: another attachment has the host port.
+    pub const PORT_IN_USE: Code = Code(102);
     /// Anything that has no better code (what the Go plugins answer to everything).
     pub const INTERNAL: Code = Code(999);
 }

@@ -2,6 +2,7 @@
 //! (reference: core.md 1.1–1.3), because callers depend on which of several faults is reported.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::args::Args;
 use super::config::Config;
@@ -145,6 +146,17 @@ pub struct Request {
     pub config: Config,
     /// The configuration's bytes as received, for delegates that are other executables.
     pub stdin: Vec<u8>,
+    /// How delegates that are other executables are run.
+    pub execution: Execution,
+}
+
+/// How other executables are run for a request, where the protocol leaves it open.
+#[derive(Clone, Debug, Default)]
+pub struct Execution {
+    /// One that takes longer is killed; `None`: it may take as long as it likes.
+    pub timeout: Option<Duration>,
+    /// Variables that it gets besides those of the protocol and of this process.
+    pub environment: Vec<(String, String)>,
 }
 
 /// What a plugin accepts, for [`Request::new`].
@@ -185,6 +197,7 @@ impl Request {
             netns_override: environment.netns_override,
             config,
             stdin,
+            execution: Execution::default(),
         })
     }
 

@@ -34,24 +34,52 @@ const BUDGET: Duration = Duration::from_secs(60);
 const CHILDREN: usize = 8;
 
 /// Removes links of the handle's namespace and returns an outcome for each; a link that is not there is removed.
-///
-/// With `wait` this returns when the kernel is done, 16 ms for each link. Without, it returns when the links are gone and a
-/// child process is left that ends by itself when the kernel is done. The child keeps every descriptor but 0, 1 and 2
-/// open until then, which also spares the caller the wait when it closes an nftables socket; locks must be released by
-/// unlocking, not by closing. A caller that lives on finds the child with `waitpid(-1)`. When no child can be started, the
-/// links are removed as with `wait`.
+/// See [`begin_removal`].
 pub fn remove_links(handle: &mut Handle, devs: &[Dev], wait: bool) -> Result<Vec<Result<()>>> {
+    begin_removal(handle, devs, wait)?.finish(handle)
+}
+
+/// Links on their way out. The kernel works on them while the caller does something else.
+#[must_use = "whether the links are gone is known after `finish`"]
+pub struct Removal {
+    devs: Vec<Dev>,
+    outcomes: Vec<Result<()>>,
+    /// What is not gone yet; `None` when nothing was left to others.
+    pending: Option<Pending>,
+}
+
+/// What children are at work on.
+struct Pending {
+    targets: Vec<Target>,
+    watch: LinkWatch,
+    /// Where children report failures.
+    errors: OwnedFd,
+    pids: Vec<Pid>,
+}
+
+/// Starts to remove links of the handle's namespace; a link that is not there is removed.
+///
+/// With `wait` this returns when the kernel is done, 16 ms for each link. Without, children send the requests:
+/// [`Removal::finish`] returns when the links are gone, and the children end by themselves when the kernel is done. They
+/// keep every descriptor but 0, 1 and 2 that is open now open until then, which also spares the caller the wait when it
+/// closes an nftables socket; locks must be released by unlocking, not by closing. A caller that lives on finds the
+/// children with `waitpid(-1)`. When no child can be started, the links are removed as with `wait`.
+///
+/// # Errors
+/// Sockets or a pipe cannot be opened; nothing was begun then.
+pub fn begin_removal(handle: &mut Handle, devs: &[Dev], wait: bool) -> Result<Removal> {
+    let ended = |outcomes| Removal { devs: devs.to_vec(), outcomes, pending: None };
     if wait {
-        return remove_synchronously(handle, devs);
+        return Ok(ended(remove_synchronously(handle, devs)?));
     }
     let children = devs.len().min(CHILDREN);
     if children == 0 {
-        return Ok(Vec::new());
+        return Ok(ended(Vec::new()));
     }
-    let (mut watch, sockets) = handle.watch_and_sockets(children)?;
-    let (mut targets, mut outcomes) = find(handle, devs)?;
+    let (watch, sockets) = handle.watch_and_sockets(children)?;
+    let (targets, mut outcomes) = find(handle, devs)?;
     if targets.is_empty() {
-        return Ok(outcomes);
+        return Ok(ended(outcomes));
     }
     let (errors, report) =
         pipe2(OFlag::O_CLOEXEC).map_err(|e| Error::system("pipe for the removal of links", e))?;
@@ -66,30 +94,42 @@ pub fn remove_links(handle: &mut Handle, devs: &[Dev], wait: bool) -> Result<Vec
             }
         }
     }
-    drop(report);
-    drop(sockets);
-    let deadline = Instant::now() + BUDGET;
-    while !strike_gone(handle, &mut watch, &mut targets)? {
-        match next_report(&watch, &errors, deadline)? {
-            Report::Links => {}
-            Report::Failures(failures) => {
-                for (at, errno) in failures {
-                    targets.retain(|target| target.at != at);
-                    if errno != Errno::ENODEV {
-                        outcomes[at] = Err(Error::system(Change::DelLink(devs[at].clone()), errno));
+    let pending = Some(Pending { targets, watch, errors, pids });
+    Ok(Removal { devs: devs.to_vec(), outcomes, pending })
+}
+
+impl Removal {
+    /// Returns when the links are gone, with an outcome for each link.
+    ///
+    /// # Errors
+    /// Notifications cannot be received.
+    pub fn finish(self, handle: &mut Handle) -> Result<Vec<Result<()>>> {
+        let Removal { devs, mut outcomes, pending } = self;
+        let Some(Pending { mut targets, mut watch, errors, pids }) = pending else { return Ok(outcomes) };
+        let deadline = Instant::now() + BUDGET;
+        while !strike_gone(handle, &mut watch, &mut targets)? {
+            match next_report(&watch, &errors, deadline)? {
+                Report::Links => {}
+                Report::Failures(failures) => {
+                    for (at, errno) in failures {
+                        targets.retain(|target| target.at != at);
+                        if errno != Errno::ENODEV {
+                            outcomes[at] = Err(Error::system(Change::DelLink(devs[at].clone()), errno));
+                        }
                     }
                 }
-            }
-            Report::Ended => {
-                for pid in pids {
-                    let _ = waitpid(pid, None);
+                Report::Ended => {
+                    for pid in pids {
+                        let _ = waitpid(pid, None);
+                    }
+                    let why = "the process that was to do it has ended";
+                    return give_up(handle, &targets, outcomes, why);
                 }
-                return give_up(handle, &targets, outcomes, "the process that was to do it has ended");
+                Report::Late => return give_up(handle, &targets, outcomes, "not done after 60 s"),
             }
-            Report::Late => return give_up(handle, &targets, outcomes, "not done after 60 s"),
         }
+        Ok(outcomes)
     }
-    Ok(outcomes)
 }
 
 /// A link to remove: its place in the caller's list, and its index.

@@ -5,6 +5,7 @@ pub mod netns;
 pub mod nft;
 pub mod rtnl;
 pub mod sysctl;
+pub mod tun;
 
 use nix::errno::Errno;
 

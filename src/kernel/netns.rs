@@ -12,6 +12,7 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
+    mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
     sys::statfs::{FsType, PROC_SUPER_MAGIC, statfs},
 };
@@ -21,6 +22,9 @@ use crate::cni::{Error, Result};
 
 /// `NSFS_MAGIC`, linux/magic.h.
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
+
+/// Where namespaces have names (ip-netns(8)).
+const NAMES: &str = "/run/netns";
 
 /// The calling thread's own namespace: the thread's, because others may be elsewhere.
 const CURRENT: &str = "/proc/thread-self/ns/net";
@@ -87,6 +91,29 @@ impl Netns {
         })?;
         netns.path = format!("/proc/{}/fd/{}", std::process::id(), netns.file.as_raw_fd());
         Ok(netns)
+    }
+
+    /// A new namespace under /run/netns, with a loopback interface that is down: `ip netns add NAME`. It stays until
+    /// `ip netns delete NAME`.
+    pub fn create_named(name: &str) -> Result<Netns> {
+        let path = format!("{NAMES}/{name}");
+        let failed = |e: std::io::Error| Error::io(format_args!("ip netns add {name}"), &e);
+        let unnamed = Netns::create_unnamed()?;
+        std::fs::create_dir_all(NAMES).map_err(failed)?;
+        let none = None::<&str>;
+        // As ip(8) does it: names are seen in every mount namespace.
+        let share = || mount(none, NAMES, none, MsFlags::MS_SHARED | MsFlags::MS_REC, none);
+        if share().is_err() {
+            mount(Some(NAMES), NAMES, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
+                .and_then(|()| share())
+                .map_err(|e| Error::system(format_args!("mount --make-shared {NAMES}"), e))?;
+        }
+        File::create_new(&path).map_err(failed)?;
+        mount(Some(unnamed.path()), path.as_str(), none, MsFlags::MS_BIND, none).map_err(|e| {
+            let _ = std::fs::remove_file(&path);
+            Error::system(format_args!("ip netns add {name}"), e)
+        })?;
+        Netns::open(&path)
     }
 
     fn from_file(file: File, path: String) -> Result<Netns> {

@@ -2,12 +2,16 @@
 
 mod bandwidth;
 mod bridge;
+mod firewall;
 mod host_local;
 pub mod keys;
 mod loopback;
+mod portmap;
 mod ptp;
 mod sbr;
 mod static_ipam;
+mod tap;
+mod tuning;
 
 use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
@@ -109,11 +113,15 @@ pub trait Plugin: Sync {
 pub static PLUGINS: &[&dyn Plugin] = &[
     &bandwidth::Bandwidth,
     &bridge::Bridge,
+    &firewall::Firewall,
     &host_local::HostLocal,
     &loopback::Loopback,
+    &portmap::Portmap,
     &ptp::Ptp,
     &sbr::Sbr,
     &static_ipam::Static,
+    &tap::Tap,
+    &tuning::Tuning,
 ];
 
 /// The plugin of that exact name.

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use crate::cni::error::ResultExt;
 use crate::cni::json::Value;
 use crate::cni::names::check_network_name;
+use crate::cni::place::{Place, Position, position};
 use crate::cni::{Code, Error, Result, Version};
+use crate::plugins;
 
 /// A network: the plugins that are called one after the other to attach a container.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +23,12 @@ pub struct NetworkList {
     pub version: String,
     /// The plugins' own objects, as written; each has a `type`.
     pub plugins: Vec<Value>,
+    /// `disableCheck`: CHECK does nothing.
+    pub disable_check: bool,
+    /// `disableGC`: GC does nothing.
+    pub disable_gc: bool,
+    /// The bytes it was read from, for the result cache.
+    pub bytes: Vec<u8>,
 }
 
 /// Network configurations of a directory, and what was wrong with the others.
@@ -41,29 +49,50 @@ impl NetworkList {
     pub fn parse(bytes: &[u8]) -> Result<NetworkList> {
         let document = parse(bytes)?;
         match member(&document, "plugins") {
-            Some(_) => NetworkList::from_list(&document, Vec::new()),
-            None => NetworkList::from_single(&document),
+            Some(_) => NetworkList::from_list(&document, Vec::new(), bytes),
+            None => NetworkList::from_single(&document, bytes),
         }
     }
 
     /// Reads the file at `path`, of whatever extension, with its folder of plugins if it is a list.
     ///
     /// # Errors
-    /// As for [`NetworkList::parse`], the path in front.
+    /// As for [`NetworkList::parse`], the path in front; for a value that is not valid, its line and column, too.
     pub fn load(path: &Path) -> Result<NetworkList> {
+        let bytes = read(path).context(path.display())?;
         let load = || {
-            let document = parse(&read(path)?)?;
+            let document = parse(&bytes)?;
             let is_list = has_extension(path, "conflist") || member(&document, "plugins").is_some();
             match is_list {
-                true => NetworkList::from_list(&document, folder_plugins(path, &document)?),
-                false => NetworkList::from_single(&document),
+                true => {
+                    let folder = Folder::of(&document, path)?;
+                    Ok((document, Some(folder)))
+                }
+                false => Ok((document, None)),
             }
         };
-        load().context(path.display())
+        let (document, folder) = load().map_err(|e| located(e, path, &bytes))?;
+        match folder {
+            Some(folder) => {
+                let more = folder.plugins()?;
+                NetworkList::from_list(&document, more, &bytes)
+            }
+            None => NetworkList::from_single(&document, &bytes),
+        }
+        .map_err(|e| located(e, path, &bytes))
+    }
+
+    /// The capabilities that a plugin of the list declares and has not turned off, each once, in order of name.
+    pub fn capabilities(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.plugins.iter().filter_map(|plugin| capabilities(plugin).ok()).flatten().collect();
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// A list: its own keys match exactly, those of the plugins without regard to case. `more`: plugins of the folder.
-    fn from_list(document: &Value, more: Vec<Value>) -> Result<NetworkList> {
+    fn from_list(document: &Value, more: Vec<Value>, bytes: &[u8]) -> Result<NetworkList> {
         let name = text(document, "name")?.unwrap_or_default().into_owned();
         check_network_name(&name)?;
         let mut plugins = match member(document, "plugins") {
@@ -72,26 +101,43 @@ impl NetworkList {
             Some(_) => return Err(Error::new(Code::DECODING, "plugins: expected a list")),
         };
         for (i, plugin) in plugins.iter().enumerate() {
-            plugin_type(plugin).context(format_args!("plugins[{i}]"))?;
+            plugin_type(plugin).and_then(|_| capabilities(plugin)).context(format_args!("plugins[{i}]"))?;
         }
         plugins.extend(more);
         if plugins.is_empty() {
             return Err(Error::config("no plugin configs found"));
         }
-        Ok(NetworkList { name, version: negotiate(document)?, plugins })
+        Ok(NetworkList {
+            name,
+            version: negotiate(document)?,
+            plugins,
+            disable_check: flag(document, "disableCheck")?,
+            disable_gc: flag(document, "disableGC")?,
+            bytes: bytes.to_vec(),
+        })
     }
 
-    /// A single configuration as a list of one.
-    fn from_single(document: &Value) -> Result<NetworkList> {
-        plugin_type(document)?;
+    /// A single configuration as a list of one. A name is needed, except by plugins that use it for nothing.
+    fn from_single(document: &Value, bytes: &[u8]) -> Result<NetworkList> {
+        let plugin = plugins::find(&plugin_type(document)?);
+        capabilities(document)?;
         let read = |key: &str| match document.get(key).as_deref() {
             None => Ok(String::new()),
             Some(Value::String(text)) => Ok(text.clone()),
             Some(_) => Err(Error::new(Code::DECODING, format!("{key}: expected a string"))),
         };
         let name = read("name")?;
-        check_network_name(&name)?;
-        Ok(NetworkList { name, version: read("cniVersion")?, plugins: vec![document.clone()] })
+        if !(name.is_empty() && plugin.is_some_and(|plugin| plugin.nameless())) {
+            check_network_name(&name)?;
+        }
+        Ok(NetworkList {
+            name,
+            version: read("cniVersion")?,
+            plugins: vec![document.clone()],
+            disable_check: false,
+            disable_gc: false,
+            bytes: bytes.to_vec(),
+        })
     }
 }
 
@@ -191,24 +237,74 @@ fn negotiate(document: &Value) -> Result<String> {
     Ok(best.map_or(written.into_owned(), |version| version.as_str().to_owned()))
 }
 
-/// The plugins in the folder beside a list that is called as its network: `*.conf` in order of names.
-fn folder_plugins(path: &Path, document: &Value) -> Result<Vec<Value>> {
-    if flag(document, "loadOnlyInlinedPlugins")? {
-        return match member(document, "plugins") {
-            Some(_) => Ok(Vec::new()),
-            None => Err(Error::config("loadOnlyInlinedPlugins is set, and there is no \"plugins\" key")),
-        };
+/// The folder beside a list that is called as its network: `*.conf` in order of names, each one plugin.
+struct Folder {
+    /// `None` when the list wants inlined plugins only.
+    path: Option<PathBuf>,
+}
+
+impl Folder {
+    fn of(document: &Value, list: &Path) -> Result<Folder> {
+        if flag(document, "loadOnlyInlinedPlugins")? {
+            return match member(document, "plugins") {
+                Some(_) => Ok(Folder { path: None }),
+                None => Err(Error::config("loadOnlyInlinedPlugins is set, and there is no \"plugins\" key")),
+            };
+        }
+        let name = text(document, "name")?.unwrap_or_default();
+        check_network_name(&name)?;
+        Ok(Folder { path: Some(list.parent().unwrap_or(Path::new("")).join(name.as_ref())) })
     }
-    let name = text(document, "name")?.unwrap_or_default();
-    check_network_name(&name)?;
-    let folder = path.parent().unwrap_or(Path::new("")).join(name.as_ref());
-    let files = files(&folder)?.into_iter().filter(|file| has_extension(file, "conf"));
-    let load = |file: PathBuf| {
-        let plugin = read(&file).and_then(|bytes| parse(&bytes)).context(file.display())?;
-        plugin_type(&plugin).context(file.display())?;
-        Ok(plugin)
-    };
-    files.map(load).collect()
+
+    fn plugins(&self) -> Result<Vec<Value>> {
+        let Some(path) = &self.path else { return Ok(Vec::new()) };
+        let files = files(path)?.into_iter().filter(|file| has_extension(file, "conf"));
+        files.map(|file| Folder::load(&file)).collect()
+    }
+
+    fn load(file: &Path) -> Result<Value> {
+        let bytes = read(file).context(file.display())?;
+        let load = || {
+            let plugin = parse(&bytes)?;
+            plugin_type(&plugin).and_then(|_| capabilities(&plugin))?;
+            Ok(plugin)
+        };
+        load().map_err(|e| located(e, file, &bytes))
+    }
+}
+
+/// The capabilities that a plugin's object declares and has not turned off.
+///
+/// # Errors
+/// `capabilities` is not an object of booleans.
+pub(crate) fn capabilities(plugin: &Value) -> Result<Vec<String>> {
+    let wrong = |key: &str| Error::new(Code::DECODING, format!("{key}: expected true or false"));
+    match plugin.get("capabilities").as_deref() {
+        None => Ok(Vec::new()),
+        Some(Value::Object(members)) => members
+            .iter()
+            .filter_map(|(name, on)| match on {
+                Value::Bool(true) => Some(Ok(name.clone())),
+                Value::Bool(false) | Value::Null => None,
+                _ => Some(Err(wrong(&format!("capabilities.{name}")))),
+            })
+            .collect(),
+        Some(_) => Err(Error::new(Code::DECODING, "capabilities: expected an object")),
+    }
+}
+
+/// The error with path, line and column: those of the key that its message begins with, unless it says them already.
+fn located(err: Error, path: &Path, bytes: &[u8]) -> Error {
+    let text = String::from_utf8_lossy(bytes);
+    if err.msg().contains(" at line ") || Value::parse(bytes).is_err() {
+        return err.context(path.display());
+    }
+    // `plugins[1]: capabilities.mac: expected …` is about `plugins[1].capabilities.mac`.
+    let words = err.msg().split(": ").take_while(|word| !word.contains(' '));
+    let key = words.collect::<Vec<_>>().join(".");
+    let Position { line, column } = position(&text, Place::of(&text).find(&key));
+    let msg = format!("{}: {} at line {line} column {column}", path.display(), err.msg());
+    Error::new(err.code(), msg).with_details(err.details())
 }
 
 /// A switch of a list: a boolean, or the words true and false in any case.
@@ -358,6 +454,54 @@ mod tests {
         assert_eq!(version(r#","cniVersion":"2.0.0","cniVersions":["0.3.1"]"#).unwrap(), "0.3.1");
         assert_eq!(version(r#","cniVersion":"0.4.0","cniVersions":[]"#).unwrap(), "0.4.0");
         assert!(version(r#","cniVersions":null"#).is_err());
+    }
+
+    #[test]
+    fn a_wrong_value_has_line_and_column_also_in_a_folder() {
+        for (file, text, says) in [
+            (
+                "a.conflist",
+                "{\"name\":\"n\",\n \"plugins\":[{\"type\":\"x\"},\n  {}]}",
+                "plugins[1]: missing 'type' at line 3 column 3",
+            ),
+            (
+                "a.conf",
+                "{\"name\":\"n\",\"type\":\"x\",\n\"capabilities\":{\"mac\": 1}}",
+                "capabilities.mac: expected true or false at line 2 column 24",
+            ),
+            ("a.conf", "{\"type\":\"x\"}", "missing network name at line 1 column 1"),
+            ("n/a.conf", "{\n  \"type\": 5}", "type: expected a string at line 2 column 11"),
+        ] {
+            let dir = dir("located", &[("list.conflist", "{\"name\":\"n\"}"), (file, text)]);
+            let load = if file.starts_with("n/") { "list.conflist" } else { file };
+            let err = NetworkList::load(&dir.join(load)).unwrap_err();
+            assert!(err.msg().contains(&format!("{file}: {says}")), "{err}");
+            fs::remove_dir_all(&dir).unwrap();
+        }
+    }
+
+    #[test]
+    fn checks_and_collection_can_be_disabled_in_words_too() {
+        let list = |keys: &str| {
+            NetworkList::parse(format!(r#"{{"name":"n","plugins":[{{"type":"x"}}]{keys}}}"#).as_bytes())
+        };
+        let read = list(r#","disableCheck":"TRUE","disableGC":true"#).unwrap();
+        assert!(read.disable_check && read.disable_gc);
+        assert!(!list("").unwrap().disable_check);
+        assert!(list(r#","disableCheck":null"#).is_err() && list(r#","disableGC":1"#).is_err());
+    }
+
+    #[test]
+    fn declared_capabilities_are_listed_once() {
+        let text = r#"{"name":"n","plugins":[{"type":"x","capabilities":{"mac":true,"ips":false}},
+            {"type":"y","capabilities":{"portMappings":true,"mac":true}}]}"#;
+        assert_eq!(NetworkList::parse(text.as_bytes()).unwrap().capabilities(), ["mac", "portMappings"]);
+    }
+
+    #[test]
+    fn only_a_plugin_without_use_for_it_needs_no_name() {
+        assert_eq!(NetworkList::parse(br#"{"type":"loopback"}"#).unwrap().name, "");
+        assert!(NetworkList::parse(br#"{"type":"bridge"}"#).is_err());
     }
 
     #[test]

@@ -1,118 +1,473 @@
-//! The verbs over a whole list: ADD forwards, DEL backwards (CNI spec, section 3; reference: core.md 3.2).
+//! The verbs over a whole list (CNI spec, section 3; reference: core.md 3.2, 4.1, 4.3).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use super::chain::configuration;
+use super::cache::{Cache, CachedAttachment};
+use super::chain::{Injected, configuration};
 use super::conflist::{NetworkList, plugin_type};
-use crate::cni::error::ResultExt;
 use crate::cni::json::Value;
-use crate::cni::{Accepts, CniResult, Command, Environment, Error, Request, Result, Version};
-use crate::invoke;
+use crate::cni::names::{check_container_id, check_ifname};
+use crate::cni::{
+    Accepts, CniResult, Code, Command, Environment, Error, Execution, Request, Result, ResultExt,
+    ValidAttachment, Version,
+};
 use crate::kernel::Kernel;
-use crate::plugins;
+use crate::{invoke, plugins};
 
-/// One container's interface in one network.
-#[derive(Clone, Debug)]
-pub struct Attachment<'a> {
-    /// The network.
-    pub network: &'a NetworkList,
+/// Where libcni keeps results.
+pub const CACHE_DIR: &str = "/var/lib/cni";
+
+/// One container's interface in one network: what an operation is about.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Attachment {
     /// The container's id.
-    pub container_id: &'a str,
-    /// Path of its network namespace.
-    pub netns: &'a str,
+    pub container_id: String,
+    /// Path of the container's network namespace; may be empty for DEL.
+    pub netns: String,
     /// The interface's name inside.
-    pub ifname: &'a str,
-    /// Where plugins are looked for.
-    pub path: &'a PluginPath,
+    pub ifname: String,
+    /// `CNI_ARGS`: names and values.
+    pub args: Vec<(String, String)>,
+    /// What the plugins get as `runtimeConfig`: name and value. Each gets those that it declares as `capabilities`.
+    pub capability_args: Vec<(String, Value)>,
 }
 
-/// `CNI_PATH`: directories separated by colons.
-#[derive(Clone, Debug)]
-pub struct PluginPath {
-    /// For plugins that are built in, as the IPAM plugin that they delegate to, if any.
-    pub built_in: String,
-    /// For all others.
-    pub all: String,
-}
-
-impl PluginPath {
-    fn of(&self, plugin: &Value) -> &str {
-        let is_built_in = |name: String| plugins::find(&name).is_some();
-        let ipam = plugin.get("ipam").and_then(|ipam| plugin_type(&ipam).ok());
-        match plugin_type(plugin).is_ok_and(is_built_in) && ipam.is_none_or(is_built_in) {
-            true => &self.built_in,
-            false => &self.all,
+impl Attachment {
+    /// An attachment without arguments.
+    pub fn new(
+        container_id: impl Into<String>,
+        netns: impl Into<String>,
+        ifname: impl Into<String>,
+    ) -> Attachment {
+        Attachment {
+            container_id: container_id.into(),
+            netns: netns.into(),
+            ifname: ifname.into(),
+            ..Attachment::default()
         }
     }
-}
 
-/// Attaches: every plugin in order, each with the result of the one before. The result is the last plugin's.
-///
-/// After a failure the plugins that succeeded, and possibly parts of the one that did not, are still attached: call
-/// [`del`].
-///
-/// # Errors
-/// The first failure, naming network and plugin.
-pub fn add(attachment: &Attachment<'_>, kernel: &mut Kernel) -> Result<CniResult> {
-    let mut result = None;
-    for plugin in &attachment.network.plugins {
-        result = call(attachment, Command::Add, plugin, result.as_ref(), kernel)?;
+    fn check(&self) -> Result<()> {
+        check_container_id(&self.container_id)?;
+        check_ifname(&self.ifname)
     }
-    Ok(result.unwrap_or_default())
 }
 
-/// Detaches: every plugin in reverse order, with the result of ADD where the version knows that and there is one.
+/// What libcni is to a container runtime written in Go: runs the plugins of a network and remembers what they returned.
 ///
-/// # Errors
-/// All failures together; every plugin was called.
-pub fn del(attachment: &Attachment<'_>, result: Option<&CniResult>, kernel: &mut Kernel) -> Result<()> {
-    let version = Version::from_text(&attachment.network.version).unwrap_or(Version::LATEST);
-    let result = result.filter(|_| version >= Version::V0_4_0);
-    let plugins = attachment.network.plugins.iter().rev();
-    let failures = plugins.filter_map(|plugin| call(attachment, Command::Del, plugin, result, kernel).err());
-    Error::all(failures.collect()).map_or(Ok(()), Err)
+/// A value holds settings only, and can be used from several threads at once. As the protocol demands, no two operations
+/// may run at once for one container; GC waits for the other operations of every process that uses the same cache
+/// through this library, and they for it.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    /// Where plugins are looked for (`CNI_PATH`). One that is found nowhere, and is built in, runs in this process; so does
+    /// one whose file is this very executable.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// Plugins that are built in run in this process, whatever files of their names there are.
+    pub prefer_built_in: bool,
+    /// Where results are kept, in its folder `results`; [`CACHE_DIR`] for everybody.
+    pub cache_dir: PathBuf,
+    /// An executable that takes longer is killed, and the operation has failed.
+    pub timeout: Option<Duration>,
+    /// What a failed ADD left is not removed: somebody wants to look at it, and calls [`Runtime::del`] later.
+    pub keep_failed: bool,
+    /// A child process waits for the kernel to finish the removal of links (some 16 ms), not this one. For programs that
+    /// end soon: one that lives on would have to wait for that child.
+    pub detach_removal: bool,
+    /// The containers' namespace may be this process's own.
+    pub netns_override: bool,
+    /// Variables that executables get besides the protocol's and this process's own, such as `TRACEPARENT`.
+    pub environment: Vec<(String, String)>,
 }
 
-/// One plugin's verb. A panic is an error like any other: what was attached must still be detached.
-fn call(
-    attachment: &Attachment<'_>,
-    command: Command,
-    plugin: &Value,
-    prev_result: Option<&CniResult>,
-    kernel: &mut Kernel,
-) -> Result<Option<CniResult>> {
-    let name = &attachment.network.name;
-    let plugin_type = plugin_type(plugin).context(format_args!("network {name}"))?;
-    let run = || {
-        let req = request(attachment, command, plugin, prev_result)?;
-        invoke::run(&plugin_type, &req, kernel)
-    };
-    catch_unwind(AssertUnwindSafe(run))
-        .unwrap_or_else(|_| Err(Error::internal("panicked, see standard error")))
-        .context(format_args!("network {name}: plugin {plugin_type} ({command})"))
-}
+impl Runtime {
+    /// A runtime that looks for plugins in these directories, with libcni's cache and no time limit.
+    pub fn new<P: Into<PathBuf>>(plugin_dirs: impl IntoIterator<Item = P>) -> Runtime {
+        Runtime {
+            plugin_dirs: plugin_dirs.into_iter().map(Into::into).collect(),
+            prefer_built_in: false,
+            cache_dir: CACHE_DIR.into(),
+            timeout: None,
+            keep_failed: false,
+            detach_removal: false,
+            netns_override: false,
+            environment: Vec::new(),
+        }
+    }
 
-fn request(
-    attachment: &Attachment<'_>,
-    command: Command,
-    plugin: &Value,
-    prev_result: Option<&CniResult>,
-) -> Result<Request> {
-    let network = attachment.network;
-    let version = Version::from_text(&network.version).unwrap_or(Version::LATEST);
-    let prev_result = prev_result.map(|result| result.to_json(version)).transpose()?;
-    let stdin = configuration(network, plugin, prev_result.as_deref())?;
-    let environment = Environment::read(|name| {
-        let value = match name {
-            "CNI_COMMAND" => command.as_str(),
-            "CNI_CONTAINERID" => attachment.container_id,
-            "CNI_NETNS" => attachment.netns,
-            "CNI_IFNAME" => attachment.ifname,
-            "CNI_PATH" => attachment.path.of(plugin),
-            _ => return None,
+    /// ADD: every plugin in order, each with the result of the one before. The result is the last plugin's; it is kept
+    /// for the operations that follow.
+    ///
+    /// When it fails, DEL is run at once, unless [`Runtime::keep_failed`] is set: then the plugins that succeeded, and
+    /// possibly parts of the one that did not, are still attached.
+    ///
+    /// # Errors
+    /// The first failure, naming network and plugin; `details` say what could not be taken back. Before anything is
+    /// done: ids and names that are not valid, and a plugin that is not there.
+    pub fn add(&self, network: &NetworkList, attachment: &Attachment) -> Result<CniResult> {
+        attachment.check()?;
+        for plugin in &network.plugins {
+            self.find(network, plugin)?;
+        }
+        let _lock = match network.name.is_empty() {
+            true => None,
+            false => Some(self.cache().lock(false, true)?),
         };
-        Some(value.to_owned())
-    })?;
-    // Which versions the plugin speaks is known where it is found: `invoke::run` asks.
-    Request::new(environment, stdin, Accepts { versions: Version::ALL, nameless: false })
+        let mut kernel = self.kernel();
+        let added = self.add_each(network, attachment, &mut kernel).and_then(|result| {
+            self.keep(network, attachment, &result)?;
+            Ok(result)
+        });
+        let failure = match added {
+            Ok(result) => return Ok(result),
+            Err(failure) if self.keep_failed => return Err(failure),
+            Err(failure) => failure,
+        };
+        match self.del_each(network, attachment, None, &mut kernel) {
+            Ok(()) => Err(failure),
+            Err(left) => {
+                let left = format!("not taken back: {left}");
+                let details = match failure.details() {
+                    "" => left,
+                    details => format!("{details}; {left}"),
+                };
+                Err(failure.with_details(details))
+            }
+        }
+    }
+
+    /// DEL: every plugin in reverse order, with the result of ADD where it was kept and the version knows that. Succeeds
+    /// when there is nothing to remove. What was kept about the attachment is forgotten when everything succeeded.
+    ///
+    /// # Errors
+    /// All failures together; every plugin was called.
+    pub fn del(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
+        attachment.check()?;
+        let _lock = self.cache().lock(false, false)?;
+        self.del_cached(network, attachment)
+    }
+
+    /// DEL, for one who holds the lock.
+    fn del_cached(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
+        let of = (network.name.as_str(), attachment.container_id.as_str(), attachment.ifname.as_str());
+        // A result that cannot be read must not keep anything from being removed.
+        let result = self.cached(of).ok().flatten().and_then(|cached| cached.result().ok().flatten());
+        let result = result.filter(|_| version(network) >= Version::V0_4_0);
+        self.del_each(network, attachment, result.as_ref(), &mut self.kernel())?;
+        match network.name.is_empty() {
+            true => Ok(()),
+            false => self.cache().remove(of.0, of.1, of.2),
+        }
+    }
+
+    /// CHECK: every plugin in order, each with the result of ADD if it was kept. Does nothing for a network with
+    /// `disableCheck`.
+    ///
+    /// # Errors
+    /// The first failure. [`Code::INCOMPATIBLE_VERSION`] for a network whose version (before 0.4.0) knows no CHECK; a
+    /// result that was kept and cannot be read.
+    pub fn check(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
+        attachment.check()?;
+        if version(network) < Version::V0_4_0 {
+            let msg =
+                format!("configuration version {:?} does not support the CHECK command", network.version);
+            return Err(Error::new(Code::INCOMPATIBLE_VERSION, msg));
+        }
+        if network.disable_check {
+            return Ok(());
+        }
+        let of = (network.name.as_str(), attachment.container_id.as_str(), attachment.ifname.as_str());
+        let result = self.cached(of).and_then(|cached| cached.map_or(Ok(None), |cached| cached.result()));
+        let result =
+            result.context(format_args!("failed to get network {:?} cached result", network.name))?;
+        let mut kernel = self.kernel();
+        let prev_result = result.as_ref().map(|result| result.to_json(version(network))).transpose()?;
+        let injected = Injected {
+            prev_result: prev_result.as_deref(),
+            capability_args: &attachment.capability_args,
+            valid_attachments: None,
+        };
+        network.plugins.iter().try_for_each(|plugin| {
+            self.call(network, attachment, Command::Check, plugin, &injected, &mut kernel).map(drop)
+        })
+    }
+
+    /// GC: DEL of the attachments of this network that are kept in the cache and not in `valid`, then (from version 1.1.0
+    /// on) GC of every plugin. Does nothing for a network with `disableGC`.
+    ///
+    /// `None`, as in libcni: every attachment in the cache is stale, and the plugins are given no list, so that they
+    /// remove nothing else. An empty list: everything of this network is stale.
+    ///
+    /// # Errors
+    /// All failures together; everything else was removed.
+    pub fn gc(&self, network: &NetworkList, valid: Option<&[ValidAttachment]>) -> Result<()> {
+        if network.disable_gc {
+            return Ok(());
+        }
+        let _lock = self.cache().lock(true, false)?;
+        let is_valid = |cached: &CachedAttachment| {
+            valid.unwrap_or_default().iter().any(|v| {
+                (v.container_id.as_str(), v.ifname.as_str()) == (&cached.container_id, &cached.ifname)
+            })
+        };
+        let mut errors = Vec::new();
+        for cached in self.cache().list()?.into_iter().filter(|c| c.network == network.name) {
+            if is_valid(&cached) {
+                continue;
+            }
+            let CachedAttachment { container_id, ifname, netns, args, capability_args, .. } = cached;
+            let what = format!("stale attachment {container_id} {ifname}");
+            let stale = Attachment { container_id, netns, ifname, args, capability_args };
+            errors.extend(self.del_cached(network, &stale).context(what).err());
+        }
+        if version(network) >= Version::V1_1_0 {
+            let mut kernel = self.kernel();
+            let injected = Injected { valid_attachments: valid, ..Injected::default() };
+            let nobody = Attachment::default();
+            errors.extend(network.plugins.iter().filter_map(|plugin| {
+                self.call(network, &nobody, Command::Gc, plugin, &injected, &mut kernel).err()
+            }));
+        }
+        Error::all(errors).map_or(Ok(()), Err)
+    }
+
+    /// STATUS: could every plugin serve ADD now? Always so for versions before 1.1.0, which know no STATUS.
+    ///
+    /// # Errors
+    /// The first plugin's reason why not.
+    pub fn status(&self, network: &NetworkList) -> Result<()> {
+        if version(network) < Version::V1_1_0 {
+            return Ok(());
+        }
+        let mut kernel = self.kernel();
+        let nobody = Attachment::default();
+        network.plugins.iter().try_for_each(|plugin| {
+            let injected = Injected::default();
+            self.call(network, &nobody, Command::Status, plugin, &injected, &mut kernel).map(drop)
+        })
+    }
+
+    /// Whether every plugin of the network is there and speaks its version. The capabilities that they declare.
+    ///
+    /// # Errors
+    /// All failures together.
+    pub fn validate(&self, network: &NetworkList) -> Result<Vec<String>> {
+        let wanted = if network.version.is_empty() { "0.1.0" } else { &network.version };
+        let check = |plugin: &Value| {
+            let name = plugin_type(plugin)?;
+            let spoken = invoke::versions(&name, &self.path_for(plugin), &self.execution())?;
+            match spoken.iter().any(|version| version == wanted) {
+                true => Ok(()),
+                false => Err(Error::new(
+                    Code::INCOMPATIBLE_VERSION,
+                    format!("plugin {name} does not support config version {wanted:?}"),
+                )),
+            }
+        };
+        let failures: Vec<Error> = network.plugins.iter().filter_map(|plugin| check(plugin).err()).collect();
+        Error::all(failures).map_or_else(|| Ok(network.capabilities()), Err)
+    }
+
+    /// The protocol versions that a plugin says it speaks.
+    ///
+    /// # Errors
+    /// There is no such plugin, or it does not answer.
+    pub fn versions(&self, plugin: &str) -> Result<Vec<String>> {
+        invoke::versions(plugin, &self.path(), &self.execution())
+    }
+
+    /// What the cache holds about an attachment; `None` when there is nothing.
+    ///
+    /// # Errors
+    /// [`Code::DECODING`] for a file that cannot be understood.
+    pub fn cached_attachment(
+        &self,
+        network: &str,
+        container_id: &str,
+        ifname: &str,
+    ) -> Result<Option<CachedAttachment>> {
+        self.cached((network, container_id, ifname))
+    }
+
+    /// Everything the cache holds, in order of file names; of one container when `container_id` is given.
+    ///
+    /// # Errors
+    /// The directory is there and cannot be listed.
+    pub fn cached_attachments(&self, container_id: Option<&str>) -> Result<Vec<CachedAttachment>> {
+        let mut all = self.cache().list()?;
+        all.retain(|cached| container_id.is_none_or(|id| cached.container_id == id));
+        Ok(all)
+    }
+
+    fn cached(
+        &self,
+        (network, container_id, ifname): (&str, &str, &str),
+    ) -> Result<Option<CachedAttachment>> {
+        match network.is_empty() || container_id.is_empty() || ifname.is_empty() {
+            true => Ok(None),
+            false => self.cache().read(network, container_id, ifname),
+        }
+    }
+
+    fn cache(&self) -> Cache {
+        Cache::below(&self.cache_dir)
+    }
+
+    fn kernel(&self) -> Kernel {
+        Kernel::new(!self.detach_removal)
+    }
+
+    fn execution(&self) -> Execution {
+        Execution { timeout: self.timeout, environment: self.environment.clone() }
+    }
+
+    /// `CNI_PATH`. It may not be empty; the root directory has no plugins.
+    fn path(&self) -> String {
+        let dirs: Vec<String> = self
+            .plugin_dirs
+            .iter()
+            .map(|dir| dir.display().to_string())
+            .filter(|dir| !dir.is_empty())
+            .collect();
+        if dirs.is_empty() { "/".to_owned() } else { dirs.join(":") }
+    }
+
+    /// As [`Runtime::path`] for a plugin of a list; the directory of this executable where nothing else is to be found.
+    fn path_for(&self, plugin: &Value) -> String {
+        let is_built_in = |name: String| plugins::find(&name).is_some();
+        let ipam = plugin.get("ipam").and_then(|ipam| plugin_type(&ipam).ok());
+        let all_built_in = plugin_type(plugin).is_ok_and(is_built_in) && ipam.is_none_or(is_built_in);
+        match std::env::current_exe().ok().as_deref().and_then(|exe| exe.parent()) {
+            Some(own) if self.prefer_built_in && all_built_in => own.display().to_string(),
+            _ => self.path(),
+        }
+    }
+
+    /// The plugin's type, when there is such a plugin.
+    fn find(&self, network: &NetworkList, plugin: &Value) -> Result<()> {
+        let name = plugin_type(plugin).context(format_args!("network {}", network.name))?;
+        invoke::exists(&name, &self.path_for(plugin))
+            .context(format_args!("network {}: plugin {name} (ADD)", network.name))
+    }
+
+    fn add_each(
+        &self,
+        network: &NetworkList,
+        attachment: &Attachment,
+        kernel: &mut Kernel,
+    ) -> Result<CniResult> {
+        let mut result: Option<CniResult> = None;
+        for plugin in &network.plugins {
+            let prev_result = result.as_ref().map(|result| result.to_json(version(network))).transpose()?;
+            let injected = Injected {
+                prev_result: prev_result.as_deref(),
+                capability_args: &attachment.capability_args,
+                valid_attachments: None,
+            };
+            result = self.call(network, attachment, Command::Add, plugin, &injected, kernel)?;
+        }
+        Ok(result.unwrap_or_default())
+    }
+
+    fn del_each(
+        &self,
+        network: &NetworkList,
+        attachment: &Attachment,
+        result: Option<&CniResult>,
+        kernel: &mut Kernel,
+    ) -> Result<()> {
+        let prev_result = result.and_then(|result| result.to_json(version(network)).ok());
+        let injected = Injected {
+            prev_result: prev_result.as_deref(),
+            capability_args: &attachment.capability_args,
+            valid_attachments: None,
+        };
+        let failures = network.plugins.iter().rev().filter_map(|plugin| {
+            self.call(network, attachment, Command::Del, plugin, &injected, kernel).err()
+        });
+        Error::all(failures.collect()).map_or(Ok(()), Err)
+    }
+
+    /// Remembers what ADD returned. A network without a name has nothing that could be asked for later.
+    fn keep(&self, network: &NetworkList, attachment: &Attachment, result: &CniResult) -> Result<()> {
+        if network.name.is_empty() {
+            return Ok(());
+        }
+        let Attachment { container_id, netns, ifname, args, capability_args } = attachment.clone();
+        let result = Value::parse(result.to_json(version(network))?.as_bytes())?;
+        let kept = CachedAttachment {
+            network: network.name.clone(),
+            container_id,
+            ifname,
+            netns,
+            args,
+            capability_args,
+            config: network.bytes.clone(),
+            result: Some(result),
+        };
+        self.cache()
+            .write(&kept)
+            .context(format_args!("failed to set network {:?} cached result", network.name))
+    }
+
+    /// One plugin's verb. A panic is an error like any other: what was attached must still be detached.
+    fn call(
+        &self,
+        network: &NetworkList,
+        attachment: &Attachment,
+        command: Command,
+        plugin: &Value,
+        injected: &Injected<'_>,
+        kernel: &mut Kernel,
+    ) -> Result<Option<CniResult>> {
+        let name = &network.name;
+        let plugin_type = plugin_type(plugin).context(format_args!("network {name}"))?;
+        let run = || {
+            let req = self.request(network, attachment, command, plugin, injected)?;
+            if plugins::find(&plugin_type).is_some() {
+                plugins::refuse_own_netns(&req)?;
+            }
+            invoke::run(&plugin_type, &req, kernel)
+        };
+        catch_unwind(AssertUnwindSafe(run))
+            .unwrap_or_else(|_| Err(Error::internal("panicked, see standard error")))
+            .context(format_args!("network {name}: plugin {plugin_type} ({command})"))
+    }
+
+    fn request(
+        &self,
+        network: &NetworkList,
+        attachment: &Attachment,
+        command: Command,
+        plugin: &Value,
+        injected: &Injected<'_>,
+    ) -> Result<Request> {
+        let stdin = configuration(network, plugin, injected)?;
+        let args: Vec<String> = attachment.args.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let environment = Environment::read(|name| {
+            Some(match name {
+                "CNI_COMMAND" => command.as_str().to_owned(),
+                "CNI_CONTAINERID" => attachment.container_id.clone(),
+                "CNI_NETNS" => attachment.netns.clone(),
+                "CNI_IFNAME" => attachment.ifname.clone(),
+                "CNI_ARGS" => args.join(";"),
+                "CNI_PATH" => self.path_for(plugin),
+                "CNI_NETNS_OVERRIDE" if self.netns_override => "1".to_owned(),
+                _ => return None,
+            })
+        })?;
+        // Which versions the plugin speaks is known where it is found: `invoke::run` asks.
+        let nameless =
+            plugin_type(plugin).ok().and_then(|name| plugins::find(&name)).is_some_and(|p| p.nameless());
+        let mut req = Request::new(environment, stdin, Accepts { versions: Version::ALL, nameless })?;
+        req.execution = self.execution();
+        Ok(req)
+    }
+}
+
+/// The version that a network's results have. One that nobody speaks is refused by the plugins.
+fn version(network: &NetworkList) -> Version {
+    Version::from_text(&network.version).unwrap_or(Version::LATEST)
 }

@@ -5,12 +5,15 @@
 mod support;
 
 mod completions;
+mod host;
 mod install;
 mod run;
 mod schema;
 mod show;
 mod symlinks;
+mod tools;
 mod validate;
+mod verbs;
 mod words;
 
 use std::process::{Command, Output, Stdio};

@@ -1,58 +1,15 @@
 //! `cni-all run`: the command is attached while it runs, and nothing is left however it ends.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::support::{Call, Node, executable, require_netns, require_tool};
+use super::host::Host;
+use super::support::{executable, require_netns, require_tool};
 use super::{Printed, ok, run};
-
-/// A node without configurations, whose /var/lib/cni is empty.
-struct Host {
-    node: Node,
-}
-
-impl Host {
-    fn new() -> Host {
-        let node = Node::new();
-        for dir in ["net.d", "state"] {
-            std::fs::create_dir(node.workdir().root().join(dir)).unwrap();
-        }
-        Host { node }
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.node.workdir().root().join(name)
-    }
-
-    /// `cni-all run ARGS…` on this host.
-    fn run(&self, args: &[&str]) -> Command {
-        let mut call = Call::new(&executable(), Path::new("/nonexistent")).bare().arg("run");
-        for arg in args {
-            call = call.arg(*arg);
-        }
-        let call = call.inside(&self.node).private_state(&self.path("state"));
-        let mut command = call.env("NETCONFPATH", self.path("net.d")).to_command();
-        command.stdin(Stdio::null());
-        command
-    }
-
-    /// Nothing of any attachment is left: links, addresses, nft elements.
-    #[track_caller]
-    fn assert_clean(&self) {
-        assert_eq!(self.node.links_of_kind("veth"), Vec::<String>::new());
-        let store = self.path("state/networks");
-        for network in std::fs::read_dir(&store).into_iter().flatten() {
-            assert_eq!(super::support::leases_in(&network.unwrap().path()), Vec::<String>::new());
-        }
-        let rules = self.node.nft();
-        assert!(!rules.contains("elements") && !rules.contains("10.22."), "{rules}");
-    }
-}
 
 /// A command that says when it runs, and then waits to be ended.
 const WAITS: &str = "trap 'exit 33' TERM; trap 'exit 44' HUP; echo ready; while :; do sleep 0.05; done";

@@ -12,7 +12,19 @@ use serde_json::Value;
 use super::Call;
 
 /// The personalities under test; each gets a link in [`Workdir::bin`].
-pub const PLUGINS: [&str; 7] = ["bandwidth", "bridge", "host-local", "loopback", "ptp", "sbr", "static"];
+pub const PLUGINS: &[&str] = &[
+    "bandwidth",
+    "bridge",
+    "firewall",
+    "host-local",
+    "loopback",
+    "portmap",
+    "ptp",
+    "sbr",
+    "static",
+    "tap",
+    "tuning",
+];
 
 const PREFIX: &str = "cni-all-test.";
 

@@ -53,7 +53,7 @@ fn index_map(family: Family) -> Map {
 fn base_chain(family: Family, hook: Hook) -> Chain {
     let (name, priority) = match hook {
         Hook::Prerouting => ("prerouting", -100),
-        Hook::Postrouting => ("postrouting", 100),
+        _ => ("postrouting", 100),
     };
     Chain { table: table(family), name: name.into(), base: Some(Base { kind: Kind::Nat, hook, priority }) }
 }
@@ -265,15 +265,14 @@ pub fn plan_unused(nft: &mut Socket, chains: &BTreeSet<(Family, String)>) -> Res
 ///
 /// When an ADD puts a new element into such a chain meanwhile, the kernel refuses the batch (EBUSY); when the ADD comes
 /// after, it is refused (ENOENT). Either then looks again.
-fn drop_unused(
+pub fn drop_unused(
     nft: &mut Socket,
     family: Family,
     references: &BTreeMap<String, u32>,
     changes: &mut Vec<Change>,
 ) -> Result<()> {
     for (name, going) in references {
-        let Some(chain) = nft.chain(table(family), name)?.filter(|_| name.starts_with(names::CHAIN_PREFIX))
-        else {
+        let Some(chain) = nft.chain(table(family), name)?.filter(|_| names::is_network_chain(name)) else {
             continue;
         };
         // A chain has a few rules; listing them is only worth it when little else can refer to it.
@@ -348,7 +347,8 @@ pub fn check(nft: &mut Socket, at: &Attachment, addresses: &[IpNet]) -> Result<(
     Ok(())
 }
 
-fn check_element(nft: &mut Socket, map: &Map, wanted: &Element) -> Result<()> {
+/// An element must be there as it is wanted.
+pub fn check_element(nft: &mut Socket, map: &Map, wanted: &Element) -> Result<()> {
     match nft.element(map, &wanted.key)? {
         Some(found) if found == *wanted => Ok(()),
         Some(found) => Err(differs(format!("nft map {map} has {{ {found} }} instead of {{ {wanted} }}"))),

@@ -9,7 +9,7 @@
 
 mod iptables;
 pub mod maps;
-pub(super) mod names;
+pub mod names;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -110,10 +110,10 @@ pub fn status(nft: &mut Socket) -> Result<()> {
 }
 
 /// Looks, and says what to change.
-type Plan<'a> = &'a dyn Fn(&mut Socket) -> Result<Vec<Change>>;
+pub type Plan<'a> = &'a dyn Fn(&mut Socket) -> Result<Vec<Change>>;
 
 /// All parts in one batch; when that fails each alone, so that what cannot be removed does not keep the rest.
-fn commit_all(nft: &mut Socket, parts: &[Plan]) -> Result<()> {
+pub fn commit_all(nft: &mut Socket, parts: &[Plan]) -> Result<()> {
     let together = nft.commit(|nft| {
         let mut changes = Vec::new();
         for part in parts {

@@ -52,18 +52,35 @@ pub fn index_key(comment: &str, position: usize) -> String {
     hash(&[comment, " ", &position.to_string()], 15)
 }
 
-/// How the chain of a network is called; what it does depends on the network's own prefixes, so they are part of it.
-/// At most 31 bytes, for kernels before 4.14.
+/// How the masquerading chain of a network is called; what it does depends on the network's own prefixes, so they are
+/// part of it. At most 31 bytes, for kernels before 4.14.
 pub fn network_chain(network: &str, prefixes: &[String]) -> String {
-    let shown = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    let start: String = network.chars().filter(shown).take(13).collect();
-    let parts: Vec<&str> =
-        [network].into_iter().chain(prefixes.iter().flat_map(|p| [" ", p.as_str()])).collect();
-    format!("{CHAIN_PREFIX}{start}-{}", hash(&parts, 12))
+    format!("{CHAIN_PREFIX}{}", network_and_hash(network, prefixes, 13))
 }
 
-/// How the names of all network chains start.
-pub const CHAIN_PREFIX: &str = "masq-";
+/// How the chain of a network is called that masquerades connections to mapped ports from these sources.
+pub fn hairpin_chain(network: &str, sources: &[String]) -> String {
+    format!("{HAIRPIN_PREFIX}{}", network_and_hash(network, sources, 10))
+}
+
+/// The start of a network's name, and a hash of all of it and what else the chain depends on.
+fn network_and_hash(network: &str, more: &[String], longest: usize) -> String {
+    let shown = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let start: String = network.chars().filter(shown).take(longest).collect();
+    let parts: Vec<&str> =
+        [network].into_iter().chain(more.iter().flat_map(|part| [" ", part.as_str()])).collect();
+    format!("{start}-{}", hash(&parts, 12))
+}
+
+/// How the names of all masquerading chains of networks start.
+const CHAIN_PREFIX: &str = "masq-";
+/// How the names of all chains of networks for mapped ports start.
+const HAIRPIN_PREFIX: &str = "hairpin-";
+
+/// Whether a chain in a table of ours is a network's: made for its first attachment, gone with its last.
+pub fn is_network_chain(name: &str) -> bool {
+    name.starts_with(CHAIN_PREFIX) || name.starts_with(HAIRPIN_PREFIX)
+}
 
 /// The iptables chain of the Go plugins for a container on a network; the interface's name is not part of it.
 pub fn iptables_chain(network: &str, container_id: &str) -> String {
@@ -148,6 +165,7 @@ mod tests {
         assert!(iptables_comment(&long, &long).len() <= XT_COMMENT_MAX);
         assert_ne!(iptables_comment(&long, &long), iptables_comment(&long, &longer));
         assert!(network_chain(&long, &["10.1.0.0/16".into()]).len() <= 31);
+        assert!(hairpin_chain(&long, &["10.1.0.0/16".into()]).len() <= 31);
     }
 
     #[test]

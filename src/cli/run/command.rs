@@ -92,6 +92,29 @@ pub fn run(words: &[String], netns: &Netns, dns: Option<&Dns>, signals: &Signals
     }
 }
 
+/// Runs a command where this process is, until it ends.
+///
+/// # Errors
+/// It cannot be waited for.
+pub fn run_here(command: &mut Command, signals: &Signals) -> Result<Outcome> {
+    if let Some(signal) = signals.pending()? {
+        return Ok(Outcome::Ended(SIGNALLED + signal));
+    }
+    with_mask(command, signals.before);
+    match command.spawn() {
+        Ok(child) => wait(child, signals).map(Outcome::Ended),
+        Err(e) => Ok(Outcome::NotStarted(e)),
+    }
+}
+
+/// Gives the command the signals that this process had before it blocked some.
+fn with_mask(command: &mut Command, mask: SigSet) {
+    // SAFETY: runs between fork and exec: one system call, no allocation, no lock.
+    unsafe {
+        command.pre_exec(move || Ok(pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?));
+    }
+}
+
 /// Starts the command from a thread of its own, which is in the command's namespaces; this thread stays where it is.
 fn start(words: &[String], netns: &Netns, dns: Option<&Dns>, mask: SigSet) -> Result<std::io::Result<Child>> {
     let start = || {
@@ -100,10 +123,7 @@ fn start(words: &[String], netns: &Netns, dns: Option<&Dns>, mask: SigSet) -> Re
         }
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
-        // SAFETY: runs between fork and exec: one system call, no allocation, no lock.
-        unsafe {
-            command.pre_exec(move || Ok(pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?));
-        }
+        with_mask(&mut command, mask);
         netns.enter(|| Ok(command.spawn()))
     };
     thread::scope(|scope| scope.spawn(start).join())

@@ -1,26 +1,28 @@
 //! `cni-all run`: a command in a private network namespace that is attached to networks for as long as it runs.
 
-mod command;
+pub mod command;
 mod resolv;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::networks::{self, Options, lines};
 use super::usage;
 use crate::cni::json::Value;
 use crate::cni::{CniResult, Dns, Error, Result, Version};
-use crate::kernel::Kernel;
 use crate::kernel::netns::Netns;
 use crate::kernel::rtnl::{Change, Dev, Handle, SetLink};
 use crate::personality::Process;
-use crate::runtime::conflist::Directory;
-use crate::runtime::{self, Attachment, NetworkList, PluginPath};
+use crate::runtime::{Attachment, NetworkList, Runtime};
 use command::{Outcome, Signals};
+
+/// What this command calls itself.
+const NAME: &str = "cni-all run";
 
 /// Exit status when `run` itself failed, as of env(1), timeout(1) and container engines.
 const FAILED: i32 = 125;
@@ -34,12 +36,6 @@ const NOT_FOUND: i32 = 127;
 /// Added to the number of the signal that ended the command, as shells do.
 const SIGNALLED: i32 = 128;
 
-/// Where network configurations are.
-const CONF_DIR: &str = "/etc/cni/net.d";
-
-/// Where plugins are, besides the directory of our own executable.
-const PLUGIN_DIRS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
-
 /// The network that is used when none is configured and none is asked for.
 const DEFAULT_NETWORK: &str = r#"{"cniVersion":"1.1.0","name":"mynet","plugins":[{"type":"bridge","bridge":"cni0",
 "isGateway":true,"ipMasq":true,"ipam":{"type":"host-local","subnet":"10.22.0.0/16","routes":[{"dst":"0.0.0.0/0"}]}}]}"#;
@@ -50,7 +46,7 @@ const DEFAULT_NETWORK: &str = r#"{"cniVersion":"1.1.0","name":"mynet","plugins":
     subcommand,
     name = "run",
     help_triggers("-h", "--help"),
-    usage = "[--network FILE|NAME]... [--conf-dir DIR] [--quiet | --json] [--] COMMAND [ARGUMENT...]",
+    usage = "[--network FILE|NAME]... [-p MAPPING]... [OPTION]... [--] COMMAND [ARGUMENT...]",
     description = "run a command in a network namespace of its own\n\n\
         Makes a network namespace, attaches it to the networks (eth0, eth1, ...), runs the command\n\
         inside and removes everything when it ends, also when it fails or is interrupted. Without\n\
@@ -59,6 +55,7 @@ const DEFAULT_NETWORK: &str = r#"{"cniVersion":"1.1.0","name":"mynet","plugins":
     example = "{command_name} ip addr",
     example = "{command_name} -- ping -c1 10.22.0.1",
     example = "{command_name} --network ./mynet.conflist --network backend -- sh",
+    example = "{command_name} -p 8080:80 -- busybox httpd -f",
     note = "SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to the command; cleaning up comes after it.\n\
         Plugins are looked for in CNI_PATH; when it is not set, beside this executable, and those that\n\
         are no part of it in /opt/cni/bin and /usr/lib/cni, too. When the network names DNS servers,\n\
@@ -76,6 +73,34 @@ pub struct Run {
     /// directory of network configurations; default: $NETCONFPATH, or else /etc/cni/net.d
     #[argh(option, arg_name = "DIR")]
     conf_dir: Option<String>,
+
+    /// map a port of the host: [ADDRESS:]HOST:CONTAINER[/PROTOCOL]; may be given several times
+    #[argh(option, short = 'p', arg_name = "MAPPING", from_str_fn(networks::port_mapping))]
+    publish: Vec<Value>,
+
+    /// arguments for plugins that declare such capabilities, a JSON object; default: $CAP_ARGS
+    #[argh(option, arg_name = "JSON")]
+    capability_args: Option<String>,
+
+    /// arguments for the plugins, KEY=VALUE;KEY=VALUE; default: $CNI_ARGS
+    #[argh(option, arg_name = "ARGS")]
+    args: Option<String>,
+
+    /// directory of plugins; may be given several times; default: $CNI_PATH
+    #[argh(option, arg_name = "DIR")]
+    bin_dir: Vec<String>,
+
+    /// directory in which results are kept; default: /var/lib/cni
+    #[argh(option, arg_name = "DIR")]
+    cache_dir: Option<String>,
+
+    /// end a plugin that is another executable and takes longer
+    #[argh(option, arg_name = "SECONDS", from_str_fn(networks::seconds))]
+    timeout: Option<Duration>,
+
+    /// give the namespace a name, and leave it and what is attached when the command ends
+    #[argh(switch)]
+    keep: bool,
 
     /// do not show what was attached
     #[argh(switch, short = 'q')]
@@ -113,16 +138,89 @@ impl Run {
             return usage(process, "cni-all run", "no command given");
         }
         match self.prepare(process) {
-            Ok(prepared) => self.run_attached(&prepared, process),
-            Err(e) => fail(process, &e),
+            Ok(session) => session.run(&self.command, process),
+            Err(e) => fail(process, NAME, &e),
         }
     }
 
-    fn prepare(&self, process: &mut Process<'_>) -> Result<Prepared> {
+    fn prepare(&self, process: &mut Process<'_>) -> Result<Session> {
         let networks = self.networks(process)?;
-        // From here on until the end, signals wait until they are asked for: nothing is left half done.
+        let text = |option: &Option<String>, name: &str| {
+            option.clone().or_else(|| networks::variable(process, name)).unwrap_or_default()
+        };
+        let args = networks::pairs(&text(&self.args, "CNI_ARGS"))?;
+        let mut capability_args = networks::capability_args(&text(&self.capability_args, "CAP_ARGS"))?;
+        networks::add_port_mappings(&mut capability_args, &self.publish, &networks)?;
+        let cache_dir = self.cache_dir.as_deref();
+        let options = Options { bin_dirs: &self.bin_dir, cache_dir, timeout: self.timeout };
+        let session = Session::new(NAME, networks, networks::runtime(process, options), self.keep)?;
+        let show = match (self.quiet, self.json) {
+            (true, _) => Show::Nothing,
+            (_, true) => Show::Json,
+            _ => Show::Lines,
+        };
+        Ok(Session { args, capability_args, show, ..session })
+    }
+
+    /// The networks to attach to. Without any named, the first that is configured, or one of our own.
+    fn networks(&self, process: &mut Process<'_>) -> Result<Vec<NetworkList>> {
+        let dir = networks::conf_dir(process, self.conf_dir.as_deref());
+        if !self.network.is_empty() {
+            let names: Vec<&str> = self.network.iter().map(String::as_str).collect();
+            return networks::named(process, NAME, &names, &dir);
+        }
+        match networks::configured(process, NAME, &dir)?.first()? {
+            Some(first) => Ok(vec![first.clone()]),
+            None => NetworkList::parse(DEFAULT_NETWORK.as_bytes()).map(|default| vec![default]),
+        }
+    }
+}
+
+/// A namespace of its own and what it is to be attached to.
+pub struct Session {
+    /// What to call us in messages.
+    name: &'static str,
+    networks: Vec<NetworkList>,
+    runtime: Runtime,
+    signals: Signals,
+    netns: Netns,
+    container_id: String,
+    /// Leave everything when the command ends.
+    keep: bool,
+    /// `CNI_ARGS` of every attachment.
+    pub args: Vec<(String, String)>,
+    /// Capability arguments of every attachment.
+    pub capability_args: Vec<(String, Value)>,
+    /// What to tell.
+    pub show: Show,
+}
+
+/// How to tell what was attached, on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Show {
+    /// Not at all.
+    Nothing,
+    /// One line per address.
+    Lines,
+    /// One line of JSON.
+    Json,
+}
+
+impl Session {
+    /// Makes the namespace; from here on until the end, signals wait until they are asked for: nothing is left half done.
+    ///
+    /// # Errors
+    /// Not allowed, or the kernel refuses.
+    pub fn new(
+        name: &'static str,
+        networks: Vec<NetworkList>,
+        runtime: Runtime,
+        keep: bool,
+    ) -> Result<Session> {
         let signals = Signals::block()?;
-        let netns = Netns::create_unnamed().map_err(|e| match e.errno() {
+        let container_id = container_id()?;
+        let made = if keep { Netns::create_named(&container_id) } else { Netns::create_unnamed() };
+        let netns = made.map_err(|e| match e.errno() {
             Some(nix::errno::Errno::EPERM) => Error::internal("a network namespace can only be made by root")
                 .with_details(
                     "without root: unshare -Urnm sh -c 'mount -t tmpfs tmpfs /var/lib && exec cni-all run …'",
@@ -131,68 +229,54 @@ impl Run {
         })?;
         let up = Change::SetLink(SetLink { up: Some(true), ..SetLink::of(Dev::named("lo")) });
         netns.enter(|| Handle::open()?.apply(&[up]))?;
-        let wait = (process.env)("CNI_ALL_WAIT").is_some_and(|v| v == "1");
-        Ok(Prepared {
+        Ok(Session {
+            name,
             networks,
-            path: plugin_path(process),
+            runtime: Runtime { keep_failed: keep, ..runtime },
             signals,
             netns,
-            container_id: container_id()?,
-            wait,
+            container_id,
+            keep,
+            args: Vec::new(),
+            capability_args: Vec::new(),
+            show: Show::Nothing,
         })
     }
 
-    /// The networks to attach to. Broken files that stand beside them are reported and do no harm.
-    fn networks(&self, process: &mut Process<'_>) -> Result<Vec<NetworkList>> {
-        let dir = self.conf_dir.clone().or_else(|| (process.env)("NETCONFPATH").filter(|d| !d.is_empty()));
-        let dir = dir.unwrap_or_else(|| CONF_DIR.to_owned());
-        let (files, names): (Vec<&String>, Vec<&String>) = self.network.iter().partition(|n| is_file(n));
-        let configured = match files.is_empty() || !names.is_empty() {
-            true => Some(Directory::read(Path::new(&dir))?),
-            false => None,
-        };
-        for broken in configured.iter().flat_map(|c| &c.broken) {
-            let _ = writeln!(process.stderr, "cni-all run: ignored {broken}");
-        }
-        let Some(configured) = configured else {
-            return files.into_iter().map(|file| NetworkList::load(Path::new(file))).collect();
-        };
-        if self.network.is_empty() {
-            return match configured.first()? {
-                Some(first) => Ok(vec![first.clone()]),
-                None => NetworkList::parse(DEFAULT_NETWORK.as_bytes()).map(|default| vec![default]),
-            };
-        }
-        let load = |network: &String| match is_file(network) {
-            true => NetworkList::load(Path::new(network)),
-            false => configured.find(network).cloned(),
-        };
-        self.network.iter().map(load).collect()
-    }
-
-    fn run_attached(&self, prepared: &Prepared, process: &mut Process<'_>) -> i32 {
-        let ifnames: Vec<String> = (0..prepared.networks.len()).map(|n| format!("eth{n}")).collect();
-        let attachments: Vec<Attachment<'_>> = prepared
+    /// Attaches, runs the command and detaches; the command's exit status.
+    pub fn run(&self, command: &[String], process: &mut Process<'_>) -> i32 {
+        let attachments: Vec<(&NetworkList, Attachment)> = self
             .networks
             .iter()
-            .zip(&ifnames)
-            .map(|(network, ifname)| Attachment {
-                network,
-                container_id: &prepared.container_id,
-                netns: prepared.netns.path(),
-                ifname,
-                path: &prepared.path,
+            .enumerate()
+            .map(|(n, network)| {
+                let attachment = Attachment {
+                    args: self.args.clone(),
+                    capability_args: self.capability_args.clone(),
+                    ..Attachment::new(&self.container_id, self.netns.path(), format!("eth{n}"))
+                };
+                (network, attachment)
             })
             .collect();
         let mut results = Vec::new();
-        let outcome = self.attach_and_run(&attachments, &mut results, prepared, process);
-        let status = outcome.unwrap_or_else(|e| fail(process, &e));
-        // What was attempted is detached, newest first, also the attachment that failed half-way.
-        let attempted = attachments.len().min(results.len() + 1);
-        let mut kernel = Kernel::new(prepared.wait);
-        for (n, attachment) in attachments.iter().enumerate().take(attempted).rev() {
-            if let Err(e) = runtime::del(attachment, results.get(n), &mut kernel) {
-                let _ = fail(process, &e.context("could not remove everything"));
+        let outcome = self.attach_and_run(command, &attachments, &mut results, process);
+        let status = outcome.unwrap_or_else(|e| fail(process, self.name, &e));
+        if self.keep {
+            let path = self.netns.path();
+            let kept =
+                format!("{}: kept {path}; to look into it: nsenter --net={path}; to remove it:\n", self.name);
+            let _ = process.stderr.write_all(kept.as_bytes());
+            for (network, attachment) in &attachments {
+                let (name, id, ifname) = (&network.name, &self.container_id, &attachment.ifname);
+                let _ = writeln!(process.stderr, "  cni-all del {name} {path} --id {id} --ifname {ifname}");
+            }
+            let _ = writeln!(process.stderr, "  ip netns delete {}", self.container_id);
+            return status;
+        }
+        // An attachment that failed half-way was taken back when it failed.
+        for (network, attachment) in attachments.iter().take(results.len()).rev() {
+            if let Err(e) = self.runtime.del(network, attachment) {
+                let _ = fail(process, self.name, &e.context("could not remove everything"));
             }
         }
         status
@@ -200,55 +284,39 @@ impl Run {
 
     fn attach_and_run(
         &self,
-        attachments: &[Attachment<'_>],
+        words: &[String],
+        attachments: &[(&NetworkList, Attachment)],
         results: &mut Vec<CniResult>,
-        prepared: &Prepared,
         process: &mut Process<'_>,
     ) -> Result<i32> {
-        let mut kernel = Kernel::new(prepared.wait);
-        for attachment in attachments {
-            if let Some(signal) = prepared.signals.pending()? {
+        for (network, attachment) in attachments {
+            if let Some(signal) = self.signals.pending()? {
                 return Ok(SIGNALLED + signal);
             }
-            results.push(runtime::add(attachment, &mut kernel)?);
+            results.push(self.runtime.add(network, attachment)?);
         }
-        if !self.quiet {
-            let shown = match self.json {
-                true => json(attachments, results)?,
-                false => attachments.iter().zip(results.iter()).map(|(a, r)| lines(a, r)).collect(),
-            };
-            let _ = process.stderr.write_all(shown.as_bytes());
-        }
+        let attached = attachments.iter().zip(results.iter());
+        let shown = match self.show {
+            Show::Nothing => String::new(),
+            Show::Lines => attached.map(|((network, a), r)| lines(&network.name, &a.ifname, r)).collect(),
+            Show::Json => json(&self.container_id, attachments, results)?,
+        };
+        let _ = process.stderr.write_all(shown.as_bytes());
         let dns = merged_dns(results);
-        match command::run(&self.command, &prepared.netns, dns.as_ref(), &prepared.signals)? {
+        match command::run(words, &self.netns, dns.as_ref(), &self.signals)? {
             Outcome::Ended(status) => Ok(status),
             Outcome::NotStarted(e) => {
                 let status = match e.kind() {
                     std::io::ErrorKind::NotFound => NOT_FOUND,
                     _ => NOT_EXECUTABLE,
                 };
-                let program = &self.command[0];
+                let program = &words[0];
                 let reason = nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or_default()).desc();
-                let _ = fail(process, &Error::internal(format!("{program}: {reason}")));
+                let _ = fail(process, self.name, &Error::internal(format!("{program}: {reason}")));
                 Ok(status)
             }
         }
     }
-}
-
-/// Everything that is needed before the first plugin is called.
-struct Prepared {
-    networks: Vec<NetworkList>,
-    path: PluginPath,
-    signals: Signals,
-    netns: Netns,
-    container_id: String,
-    wait: bool,
-}
-
-/// Whether `--network` names a file.
-fn is_file(network: &str) -> bool {
-    network.contains('/') || [".conf", ".conflist", ".json"].iter().any(|e| network.ends_with(e))
 }
 
 /// An id that no other container has.
@@ -257,17 +325,6 @@ fn container_id() -> Result<String> {
     let read = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random));
     read.map_err(|e| Error::io("read /dev/urandom", &e))?;
     Ok(format!("cni-all-run-{:016x}", u64::from_ne_bytes(random)))
-}
-
-/// `CNI_PATH`; when it is not set, the directory of this executable, and the usual ones for plugins that are no part of it:
-/// what happens to be installed there must not take the place of what this executable can do itself.
-fn plugin_path(process: &Process<'_>) -> PluginPath {
-    if let Some(path) = (process.env)("CNI_PATH").filter(|path| !path.is_empty()) {
-        return PluginPath { all: path.clone(), built_in: path };
-    }
-    let own = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_str()?.to_owned()));
-    let all = own.iter().map(String::as_str).chain(PLUGIN_DIRS).collect::<Vec<_>>().join(":");
-    PluginPath { built_in: own.unwrap_or_else(|| all.clone()), all }
 }
 
 /// The name servers of all networks; `None` when none names any.
@@ -289,41 +346,24 @@ fn merged_dns(results: &[CniResult]) -> Option<Dns> {
     Some(merged).filter(|dns| !dns.is_empty())
 }
 
-/// `eth0: 10.22.0.2/16, gateway 10.22.0.1 (network mynet)`, one line per address.
-fn lines(attachment: &Attachment<'_>, result: &CniResult) -> String {
-    let Attachment { network, ifname, .. } = attachment;
-    let network = &network.name;
-    if result.ips.is_empty() {
-        return format!("{ifname}: no address (network {network})\n");
-    }
-    let line = |ip: &crate::cni::IpConfig| {
-        let gateway = ip.gateway.map_or(String::new(), |gateway| format!(", gateway {gateway}"));
-        format!("{ifname}: {}{gateway} (network {network})\n", ip.address)
-    };
-    result.ips.iter().map(line).collect()
-}
-
 /// What is attached, as one line of JSON with results of the newest version.
-fn json(attachments: &[Attachment<'_>], results: &[CniResult]) -> Result<String> {
+fn json(
+    container_id: &str,
+    attachments: &[(&NetworkList, Attachment)],
+    results: &[CniResult],
+) -> Result<String> {
     let encode = |e: serde_json::Error| Error::internal(format!("encode JSON: {e}"));
-    let mut shown = Attached {
-        container_id: attachments.first().map_or("", |first| first.container_id),
-        attachments: Vec::new(),
-    };
-    for (attachment, result) in attachments.iter().zip(results) {
+    let mut shown = Attached { container_id, attachments: Vec::new() };
+    for ((network, attachment), result) in attachments.iter().zip(results) {
         let on_one_line = Value::parse(result.to_json(Version::LATEST)?.as_bytes())?.to_text();
         let result = RawValue::from_string(on_one_line).map_err(encode)?;
-        shown.attachments.push(AttachedTo {
-            network: &attachment.network.name,
-            ifname: attachment.ifname,
-            result,
-        });
+        shown.attachments.push(AttachedTo { network: &network.name, ifname: &attachment.ifname, result });
     }
     serde_json::to_string(&shown).map(|text| text + "\n").map_err(encode)
 }
 
 /// Says what failed on standard error.
-fn fail(process: &mut Process<'_>, err: &Error) -> i32 {
-    let _ = writeln!(process.stderr, "cni-all run: {err}");
+fn fail(process: &mut Process<'_>, name: &str, err: &Error) -> i32 {
+    let _ = writeln!(process.stderr, "{name}: {err}");
     FAILED
 }

@@ -1,6 +1,5 @@
 //! `cni-all validate`: configurations against every plugin's own rules, without touching the system.
 
-mod place;
 mod shape;
 
 use std::fs;
@@ -10,12 +9,12 @@ use argh::{ArgsInfo, FromArgs};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use self::place::{Place, Position, position};
 use self::shape::did_you_mean_any_case;
 use super::{FAILED, fail, print};
 use crate::cni::convert::pretty;
 use crate::cni::json::Value;
 use crate::cni::names::Cidr;
+use crate::cni::place::{Place, Position, position};
 use crate::cni::{Environment, Error, Request, Result, Version};
 use crate::personality::Process;
 use crate::plugins::keys::{DNS, Key, Shape, key};
@@ -239,7 +238,9 @@ fn validate(path: &Path) -> Report {
     let list = NetworkList::load(path);
     if let Err(e) = &list {
         let message = e.to_string();
-        let message = message.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&message).to_owned();
+        let message = message.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&message);
+        // The place is found again, and told apart from the message.
+        let message = message.split_once(" at line ").map_or(message, |(message, _)| message).to_owned();
         report.say_at_path(Severity::Error, &message);
     }
     let Value::Object(members) = &document else { return report };

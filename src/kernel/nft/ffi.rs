@@ -109,7 +109,10 @@ impl Encoder {
 /// An expression by its kernel name and attributes (`NFTNL_EXPR_*`).
 pub struct RawExpression {
     pub name: &'static CStr,
+    /// Of 4 bytes.
     pub numbers: Vec<(u32, u32)>,
+    /// Of 1 byte.
+    pub small: Vec<(u32, u8)>,
     pub bytes: Vec<(u32, Vec<u8>)>,
 }
 
@@ -120,6 +123,9 @@ impl Expression for RawExpression {
             let expr = allocated(sys::nftnl_expr_alloc(self.name.as_ptr()));
             for (attribute, value) in &self.numbers {
                 sys::nftnl_expr_set_u32(expr.as_ptr(), *attribute as u16, *value);
+            }
+            for (attribute, value) in &self.small {
+                sys::nftnl_expr_set_u8(expr.as_ptr(), *attribute as u16, *value);
             }
             for (attribute, value) in &self.bytes {
                 let length = value.len() as u32;
@@ -147,11 +153,13 @@ fn allocated<T>(pointer: *mut T) -> NonNull<T> {
     NonNull::new(pointer).unwrap_or_else(|| std::process::abort())
 }
 
-/// Makes a set a map with data of this type and length.
-pub fn make_map<K>(set: &Set<'_, K>, data_type: u32, data_len: u32) {
+/// Makes a set a map with keys and data of these types and lengths.
+pub fn make_map<K>(set: &Set<'_, K>, (key_type, key_len): (u32, u32), (data_type, data_len): (u32, u32)) {
     let set = set.as_ptr().as_ptr();
     // SAFETY: the set lives as long as the borrow.
     unsafe {
+        sys::nftnl_set_set_u32(set, sys::NFTNL_SET_KEY_TYPE as u16, key_type);
+        sys::nftnl_set_set_u32(set, sys::NFTNL_SET_KEY_LEN as u16, key_len);
         sys::nftnl_set_set_u32(set, sys::NFTNL_SET_FLAGS as u16, libc::NFT_SET_MAP as u32);
         sys::nftnl_set_set_u32(set, sys::NFTNL_SET_DATA_TYPE as u16, data_type);
         sys::nftnl_set_set_u32(set, sys::NFTNL_SET_DATA_LEN as u16, data_len);
@@ -320,6 +328,12 @@ unsafe fn step(expr: *const sys::nftnl_expr) -> Step {
                 bytes(sys::NFTNL_EXPR_TG_INFO),
             ),
             "counter" => Step::Counter,
+            // The kernel may add flags, and ends of ranges that are the same as the starts.
+            "nat" => Step::Nat {
+                kind: number(sys::NFTNL_EXPR_NAT_TYPE),
+                address: number(sys::NFTNL_EXPR_NAT_REG_ADDR_MIN),
+                port: number(sys::NFTNL_EXPR_NAT_REG_PROTO_MIN),
+            },
             "lookup" if number(sys::NFTNL_EXPR_LOOKUP_FLAGS) == 0 => Step::Lookup {
                 set: text(sys::NFTNL_EXPR_LOOKUP_SET).unwrap_or_default(),
                 mapped: sys::nftnl_expr_is_set(expr, sys::NFTNL_EXPR_LOOKUP_DREG as u16),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nftnl::nftnl_sys::libc;
 
+use super::lower::type_of;
 use super::{Base, Element, Family, Hook, Kind, Map, Side, Type, Value, Verdict, ffi};
 
 /// User data of a rule or element that `nft` shows as its comment (`NFTNL_UDATA_RULE_COMMENT`, `…_SET_ELEM_COMMENT`).
@@ -51,6 +52,15 @@ pub enum Step {
     Match(String, Vec<u8>),
     /// An xtables target, by name and data.
     Target(String, Vec<u8>),
+    /// The source or destination is translated.
+    Nat {
+        /// `NFT_NAT_SNAT` or `NFT_NAT_DNAT`
+        kind: u32,
+        /// The register that has the address; 0 for none.
+        address: u32,
+        /// The register that has the port; 0 for none.
+        port: u32,
+    },
     /// A counter; its numbers do not matter.
     Counter,
     /// Any other, as libnftnl prints it.
@@ -172,6 +182,8 @@ impl From<ffi::RawChain> for ListedChain {
             };
             let hook = match i32::try_from(hook).ok()? {
                 libc::NF_INET_PRE_ROUTING => Hook::Prerouting,
+                libc::NF_INET_LOCAL_OUT => Hook::Output,
+                libc::NF_INET_FORWARD => Hook::Forward,
                 libc::NF_INET_POST_ROUTING => Hook::Postrouting,
                 _ => return None,
             };
@@ -194,17 +206,30 @@ impl RawElement {
     pub(super) fn typed(self, map: &Map) -> Option<Element> {
         let data = match self.verdict {
             Some((code, chain)) => Value::Verdict(verdict(code, chain)?),
-            None => value(map.data, &self.data)?,
+            None => value(map.data, map.table.family, &self.data)?,
         };
         let comment = user_data(&self.user_data, UDATA_COMMENT).unwrap_or_default();
-        Some(Element { key: value(map.key, &self.key)?, data, comment })
+        Some(Element { key: value(map.key, map.table.family, &self.key)?, data, comment })
     }
 }
 
-fn value(ty: Type, bytes: &[u8]) -> Option<Value> {
+fn value(ty: Type, family: Family, bytes: &[u8]) -> Option<Value> {
     match ty {
         Type::Address => address(bytes).map(Value::Address),
         Type::Name => Some(Value::Name(text(bytes))),
+        Type::Protocol => bytes.first().copied().map(Value::Protocol),
+        Type::Port => Some(Value::Port(u16::from_be_bytes([*bytes.first()?, *bytes.get(1)?]))),
+        Type::Joined(parts) => {
+            let mut rest = bytes;
+            let mut values = Vec::new();
+            for part in parts {
+                let length = type_of(*part, family).1 as usize;
+                let (own, after) = rest.split_at_checked(length.next_multiple_of(4))?;
+                values.push(value(*part, family, own.get(..length)?)?);
+                rest = after;
+            }
+            Some(Value::Joined(values))
+        }
         Type::Verdict => None,
     }
 }

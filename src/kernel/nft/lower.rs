@@ -4,11 +4,12 @@ use std::ffi::{CStr, CString};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use nftnl::expr::{Bitwise, Cmp, CmpOp, Counter, Masquerade, Meta};
+use nftnl::expr::{Bitwise, Cmp, CmpOp, Conntrack, Counter, Masquerade, Meta, States};
 use nftnl::nftnl_sys::{self as sys, libc};
 use nftnl::set::{Set, SetKey};
 use nftnl::{ChainType, MsgType, NlMsg, Policy, ProtoFamily};
 
+use super::condition::{dnat_target, load_all, mark_target};
 use super::ffi::{Encoder, RawData, RawExpression};
 use super::listed::{ListedRule, Step, UDATA_COMMENT, UDATA_TAG, address_field};
 use super::{
@@ -158,6 +159,11 @@ pub(super) fn message(encoder: &mut Encoder, change: &Change, destroy: bool) -> 
             made
         }
         Change::AddRule(rule) => rule_message(encoder, rule)?,
+        Change::InsertRule(rule) => {
+            let mut made = rule_message(encoder, rule)?;
+            made.set_flags(create);
+            made
+        }
         Change::DeleteRule { table, chain, handle } => {
             let table = table_object(*table)?;
             let chain = nftnl::Chain::new(c_string(chain)?, &table);
@@ -203,6 +209,8 @@ fn chain_message(encoder: &mut Encoder, chain: &Chain) -> Result<Message> {
         });
         let hook = match base.hook {
             Hook::Prerouting => nftnl::Hook::PreRouting,
+            Hook::Output => nftnl::Hook::Out,
+            Hook::Forward => nftnl::Hook::Forward,
             Hook::Postrouting => nftnl::Hook::PostRouting,
         };
         object.set_hook(hook, base.priority);
@@ -211,17 +219,20 @@ fn chain_message(encoder: &mut Encoder, chain: &Chain) -> Result<Message> {
     Ok(Message::encoded(encoder, &object, MsgType::Add))
 }
 
-/// Keys that are `ifname`: type 41 of nft, 16 bytes.
-struct NameKey;
+/// Keys of a type that [`ffi::make_map`] sets.
+struct AnyKey;
 
-impl SetKey for NameKey {
-    const TYPE: u32 = 41;
-    const LEN: u32 = 16;
+impl SetKey for AnyKey {
+    const TYPE: u32 = 0;
+    const LEN: u32 = 0;
 
     fn data(&self) -> Box<[u8]> {
         Box::new([])
     }
 }
+
+/// Length of the type `ifname`, with a final zero.
+const NAME_LENGTH: usize = 16;
 
 /// A set object of whichever key type, to put elements into and to encode.
 trait SetObject {
@@ -247,25 +258,33 @@ impl<K> SetObject for Set<'_, K> {
     }
 }
 
-/// Type number of nft and length in bytes.
-fn type_of(ty: Type, family: Family) -> (u32, u32) {
+/// Type number of nft (`enum datatypes` in its datatype.h) and length in bytes.
+pub(super) fn type_of(ty: Type, family: Family) -> (u32, u32) {
     match ty {
         Type::Address if family == Family::Ip6 => (<Ipv6Addr as SetKey>::TYPE, <Ipv6Addr as SetKey>::LEN),
         Type::Address => (<Ipv4Addr as SetKey>::TYPE, <Ipv4Addr as SetKey>::LEN),
-        Type::Name => (NameKey::TYPE, NameKey::LEN),
+        Type::Name => (41, NAME_LENGTH as u32),
+        Type::Protocol => (12, 1),
+        Type::Port => (13, 2),
+        // Six bits for the type of each part; each part fills whole registers of 4 bytes.
+        Type::Joined(parts) => parts.iter().fold((0, 0), |(number, length), part| {
+            let (part, bytes) = type_of(*part, family);
+            ((number << 6) | part, length + bytes.next_multiple_of(4))
+        }),
         // NFT_DATA_VERDICT; the length is that of the kernel's struct nft_verdict.
         Type::Verdict => (0xffff_ff00, 16),
     }
 }
 
 /// User data of a map that tells the `nft` tool how to show its elements: `NFTNL_UDATA_SET_KEYBYTEORDER` and
-/// `…_DATABYTEORDER`, each 1 for strings (as the machine has it), 2 for addresses (network order).
+/// `…_DATABYTEORDER`, each 1 for strings (as the machine has it), 2 for addresses (network order), 0 for several parts.
 fn byte_orders(map: &Map) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (kind, ty) in [(0, map.key), (1, map.data)] {
         let order: u32 = match ty {
-            Type::Address => 2,
-            Type::Name => 1,
+            Type::Address | Type::Port => 2,
+            Type::Name | Type::Protocol => 1,
+            Type::Joined(_) => 0,
             Type::Verdict => continue,
         };
         bytes.extend_from_slice(&[kind, 4]);
@@ -277,36 +296,33 @@ fn byte_orders(map: &Map) -> Vec<u8> {
 fn with_set<T>(map: &Map, run: impl FnOnce(&dyn SetObject) -> Result<T>) -> Result<T> {
     let table = table_object(map.table)?;
     let (name, family) = (c_string(map.name)?, proto_family(map.table.family));
-    let (data_type, data_len) = type_of(map.data, map.table.family);
     // Sets made in one batch are told apart by number; names decide everywhere else.
     let id = map.name.bytes().fold(1, |id: u32, byte| id.wrapping_mul(31).wrapping_add(byte.into())).max(1);
-    match (map.key, map.table.family) {
-        (Type::Address, Family::Ip6) => {
-            let set = Set::<Ipv6Addr>::new_named(&name, id, &table, family);
-            ffi::make_map(&set, data_type, data_len);
-            run(&set)
-        }
-        (Type::Address, _) => {
-            let set = Set::<Ipv4Addr>::new_named(&name, id, &table, family);
-            ffi::make_map(&set, data_type, data_len);
-            run(&set)
-        }
-        (Type::Name, _) => {
-            let set = Set::<NameKey>::new_named(&name, id, &table, family);
-            ffi::make_map(&set, data_type, data_len);
-            run(&set)
-        }
-        (Type::Verdict, _) => Err(Error::internal(format!("nft: map {map} cannot have verdicts as keys"))),
+    if map.key == Type::Verdict {
+        return Err(Error::internal(format!("nft: map {map} cannot have verdicts as keys")));
     }
+    let set = Set::<AnyKey>::new_named(&name, id, &table, family);
+    ffi::make_map(&set, type_of(map.key, map.table.family), type_of(map.data, map.table.family));
+    run(&set)
 }
 
 /// The bytes of a key or datum that is not a verdict.
 fn value_bytes(value: &Value) -> Result<Vec<u8>> {
     match value {
         Value::Address(address) => Ok(octets(*address)),
-        Value::Name(name) if name.len() < NameKey::LEN as usize => {
+        Value::Name(name) if name.len() < NAME_LENGTH => {
             let mut bytes = name.clone().into_bytes();
-            bytes.resize(NameKey::LEN as usize, 0);
+            bytes.resize(NAME_LENGTH, 0);
+            Ok(bytes)
+        }
+        Value::Protocol(number) => Ok(vec![*number]),
+        Value::Port(port) => Ok(port.to_be_bytes().to_vec()),
+        Value::Joined(parts) => {
+            let mut bytes = Vec::new();
+            for part in parts {
+                bytes.extend(value_bytes(part)?);
+                bytes.resize(bytes.len().next_multiple_of(4), 0);
+            }
             Ok(bytes)
         }
         Value::Name(_) | Value::Verdict(_) => {
@@ -315,7 +331,7 @@ fn value_bytes(value: &Value) -> Result<Vec<u8>> {
     }
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -379,13 +395,15 @@ fn rule_message(encoder: &mut Encoder, rule: &Rule) -> Result<Message> {
     let chain = nftnl::Chain::new(c_string(&rule.chain)?, &table);
     let mut object = nftnl::Rule::new(&chain);
     let (last, conditions) = match rule.statements.split_last() {
-        Some((last @ (Statement::Verdict(_) | Statement::Masquerade), rest)) => (Some(last), rest),
+        Some((last, rest)) if last.ends_a_rule() => (Some(last), rest),
         _ => (None, rule.statements.as_slice()),
     };
-    for statement in conditions {
-        condition(&mut object, rule, statement)?;
-    }
     let mut compat = false;
+    // In the iptables dialect conditions that are matches come after the comment.
+    let late = |statement: &&Statement| rule.dialect == Dialect::Iptables && statement.is_xt_match();
+    for statement in conditions.iter().filter(|statement| !late(statement)) {
+        compat |= condition(&mut object, rule, statement)?;
+    }
     if rule.dialect == Dialect::Iptables {
         if let Some(comment) = &rule.comment {
             let mut info = comment.clone().into_bytes();
@@ -395,8 +413,11 @@ fn rule_message(encoder: &mut Encoder, rule: &Rule) -> Result<Message> {
                 )));
             }
             info.resize(XT_COMMENT_MAX + 1, 0);
-            object.add_expr(&xtables(c"match", "comment", info));
+            object.add_expr(&xtables(c"match", "comment", 0, info));
             compat = true;
+        }
+        for statement in conditions.iter().filter(late) {
+            compat |= condition(&mut object, rule, statement)?;
         }
         object.add_expr(&Counter);
     }
@@ -408,10 +429,38 @@ fn rule_message(encoder: &mut Encoder, rule: &Rule) -> Result<Message> {
                 Family::Ip6 => vec![0; 40],
                 _ => [&1_u32.to_ne_bytes()[..], &[0; 20]].concat(),
             };
-            object.add_expr(&xtables(c"target", "MASQUERADE", info));
+            object.add_expr(&xtables(c"target", "MASQUERADE", 0, info));
             compat = true;
         }
         Some(Statement::Masquerade) => object.add_expr(&Masquerade),
+        Some(Statement::Dnat(to)) if rule.dialect == Dialect::Iptables => {
+            object.add_expr(&dnat_target(to.ip(), to.port()));
+            compat = true;
+        }
+        Some(Statement::Dnat(to)) => {
+            let registers = (libc::NFT_REG_1 as u32, libc::NFT_REG_2 as u32);
+            object.add_expr(&immediate(registers.0, octets(to.ip())));
+            object.add_expr(&immediate(registers.1, to.port().to_be_bytes().to_vec()));
+            // NF_NAT_RANGE_PROTO_SPECIFIED, as nft says it.
+            object.add_expr(&dnat(rule.table.family, registers, Some(2)));
+        }
+        Some(Statement::DnatBy(fields, map)) if rule.dialect == Dialect::Nft => {
+            load_all(&mut object, rule, fields)?;
+            object.add_expr(&lookup(map, libc::NFT_REG_1 as u32)?);
+            // What is found starts in the first register; the port comes after the address.
+            let port = match rule.table.family {
+                Family::Ip6 => libc::NFT_REG_2 as u32,
+                _ => libc::NFT_REG32_00 as u32 + 1,
+            };
+            object.add_expr(&dnat(rule.table.family, (libc::NFT_REG_1 as u32, port), None));
+        }
+        Some(Statement::SetMark(bits)) if rule.dialect == Dialect::Iptables => {
+            object.add_expr(&mark_target(*bits));
+            compat = true;
+        }
+        Some(Statement::DnatBy(..) | Statement::SetMark(_)) => {
+            return Err(Error::internal(format!("nft: a rule that its dialect does not have: {rule}")));
+        }
         _ => {}
     }
     let mut made = Message::encoded(encoder, &object, MsgType::Add);
@@ -434,40 +483,126 @@ fn rule_message(encoder: &mut Encoder, rule: &Rule) -> Result<Message> {
     Ok(made)
 }
 
-fn condition(object: &mut nftnl::Rule, rule: &Rule, statement: &Statement) -> Result<()> {
-    match statement {
-        Statement::Within { side, net, inside } => within(object, rule, *side, *net, *inside),
-        Statement::Lookup(side, map) => {
-            let (offset, length) = field(rule, *side)?;
-            object.add_expr(&payload(libc::NFT_PAYLOAD_NETWORK_HEADER, offset, length));
-            let name = c_string(map.name)?;
-            object.add_expr(&RawExpression {
-                name: c"lookup",
-                numbers: vec![
-                    (sys::NFTNL_EXPR_LOOKUP_SREG, libc::NFT_REG_1 as u32),
-                    (sys::NFTNL_EXPR_LOOKUP_DREG, libc::NFT_REG_VERDICT as u32),
-                ],
-                bytes: vec![(sys::NFTNL_EXPR_LOOKUP_SET, name.into_bytes_with_nul())],
-            });
-            Ok(())
-        }
-        Statement::InputLink(link) => {
-            object.add_expr(&Meta::IifName);
-            object.add_expr(&Cmp::new(CmpOp::Eq, value_bytes(&Value::Name(link.clone()))?.as_slice()));
-            Ok(())
-        }
-        Statement::EtherSource(mac) => {
-            object.add_expr(&payload(libc::NFT_PAYLOAD_LL_HEADER, 6, 6));
-            object.add_expr(&Cmp::new(CmpOp::Eq, mac.as_slice()));
-            Ok(())
-        }
-        Statement::Masquerade | Statement::Verdict(_) => {
-            Err(Error::internal(format!("nft: a rule goes on after its end: {rule}")))
-        }
+impl Statement {
+    /// Whether it decides what becomes of the packet: nothing follows it in a rule.
+    fn ends_a_rule(&self) -> bool {
+        matches!(
+            self,
+            Statement::Verdict(_)
+                | Statement::Masquerade
+                | Statement::Dnat(_)
+                | Statement::DnatBy(..)
+                | Statement::SetMark(_)
+        )
     }
 }
 
-fn field(rule: &Rule, side: Side) -> Result<(u32, u32)> {
+/// Adds what the kernel needs for a condition; true when that is an xtables match.
+fn condition(object: &mut nftnl::Rule, rule: &Rule, statement: &Statement) -> Result<bool> {
+    match statement {
+        Statement::Within { side, net, inside } => within(object, rule, *side, *net, *inside)?,
+        Statement::Lookup(side, map) => {
+            let (offset, length) = field(rule, *side)?;
+            let first = libc::NFT_REG_1 as u32;
+            object.add_expr(&payload(libc::NFT_PAYLOAD_NETWORK_HEADER, offset, length, first));
+            object.add_expr(&lookup(map, libc::NFT_REG_VERDICT as u32)?);
+        }
+        Statement::LookupAll(fields, map) => {
+            load_all(object, rule, fields)?;
+            object.add_expr(&lookup(map, libc::NFT_REG_VERDICT as u32)?);
+        }
+        Statement::Only(condition) => return condition.lower(object, rule, false),
+        Statement::Unless(condition) => return condition.lower(object, rule, true),
+        Statement::InputLink(link) => {
+            object.add_expr(&Meta::IifName);
+            object.add_expr(&Cmp::new(CmpOp::Eq, link_name(rule, link)?.as_slice()));
+        }
+        Statement::OutputLink { name, is } => {
+            object.add_expr(&Meta::OifName);
+            let op = if *is { CmpOp::Eq } else { CmpOp::Neq };
+            object.add_expr(&Cmp::new(op, link_name(rule, name)?.as_slice()));
+        }
+        Statement::Established if rule.dialect == Dialect::Iptables => {
+            object.add_expr(&xtables(c"match", "conntrack", 3, conntrack_state()));
+            return Ok(true);
+        }
+        Statement::Established => {
+            let states = (States::ESTABLISHED | States::RELATED).bits();
+            object.add_expr(&Conntrack::State);
+            object.add_expr(&Bitwise::new(states, 0_u32));
+            object.add_expr(&Cmp::new(CmpOp::Neq, 0_u32));
+        }
+        Statement::InputBridge(bridge) => {
+            object.add_expr(&RawExpression {
+                name: c"meta",
+                numbers: vec![
+                    (sys::NFTNL_EXPR_META_KEY, libc::NFT_META_BRI_IIFNAME as u32),
+                    (sys::NFTNL_EXPR_META_DREG, libc::NFT_REG_1 as u32),
+                ],
+                small: Vec::new(),
+                bytes: Vec::new(),
+            });
+            object.add_expr(&Cmp::new(CmpOp::Eq, link_name(rule, bridge)?.as_slice()));
+        }
+        Statement::Carries(family) => {
+            let protocol = match family {
+                Family::Ip => libc::ETH_P_IP,
+                Family::Ip6 => libc::ETH_P_IPV6,
+                _ => return Err(Error::internal(format!("nft: no protocol of this family: {rule}"))),
+            };
+            object.add_expr(&Meta::Protocol);
+            object.add_expr(&Cmp::new(CmpOp::Eq, (protocol as u16).to_be_bytes().as_slice()));
+        }
+        Statement::EtherSource(mac) => {
+            object.add_expr(&payload(libc::NFT_PAYLOAD_LL_HEADER, 6, 6, libc::NFT_REG_1 as u32));
+            object.add_expr(&Cmp::new(CmpOp::Eq, mac.as_slice()));
+        }
+        Statement::Masquerade
+        | Statement::Dnat(_)
+        | Statement::DnatBy(..)
+        | Statement::SetMark(_)
+        | Statement::Verdict(_) => {
+            return Err(Error::internal(format!("nft: a rule goes on after its end: {rule}")));
+        }
+    }
+    Ok(false)
+}
+
+/// A look-up of what the first registers have; `into` is where what is found goes.
+fn lookup(map: &Map, into: u32) -> Result<RawExpression> {
+    Ok(RawExpression {
+        name: c"lookup",
+        numbers: vec![
+            (sys::NFTNL_EXPR_LOOKUP_SREG, libc::NFT_REG_1 as u32),
+            (sys::NFTNL_EXPR_LOOKUP_DREG, into),
+        ],
+        small: Vec::new(),
+        bytes: vec![(sys::NFTNL_EXPR_LOOKUP_SET, c_string(map.name)?.into_bytes_with_nul())],
+    })
+}
+
+fn immediate(register: u32, data: Vec<u8>) -> RawExpression {
+    RawExpression {
+        name: c"immediate",
+        numbers: vec![(sys::NFTNL_EXPR_IMM_DREG, register)],
+        small: Vec::new(),
+        bytes: vec![(sys::NFTNL_EXPR_IMM_DATA, data)],
+    }
+}
+
+/// Translation of the destination to the address and port in these registers.
+fn dnat(family: Family, (address, port): (u32, u32), flags: Option<u32>) -> RawExpression {
+    let mut numbers = vec![
+        (sys::NFTNL_EXPR_NAT_TYPE, libc::NFT_NAT_DNAT as u32),
+        (sys::NFTNL_EXPR_NAT_FAMILY, proto_family(family) as u32),
+        (sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, address),
+        (sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, port),
+    ];
+    numbers.extend(flags.map(|flags| (sys::NFTNL_EXPR_NAT_FLAGS, flags)));
+    RawExpression { name: c"nat", numbers, small: Vec::new(), bytes: Vec::new() }
+}
+
+pub(super) fn field(rule: &Rule, side: Side) -> Result<(u32, u32)> {
     address_field(side, rule.table.family)
         .ok_or_else(|| Error::internal(format!("nft: addresses have no fixed place in this family: {rule}")))
 }
@@ -483,7 +618,7 @@ fn within(object: &mut nftnl::Rule, rule: &Rule, side: Side, net: IpNet, inside:
     let (offset, full) = field(rule, side)?;
     let whole = net.prefix_len() > 0 && net.prefix_len().is_multiple_of(8);
     let length = if whole { u32::from(net.prefix_len() / 8) } else { full };
-    object.add_expr(&payload(libc::NFT_PAYLOAD_NETWORK_HEADER, offset, length));
+    object.add_expr(&payload(libc::NFT_PAYLOAD_NETWORK_HEADER, offset, length, libc::NFT_REG_1 as u32));
     if !whole {
         let zero = vec![0_u8; full as usize];
         object.add_expr(&Bitwise::new(octets(net.netmask()).as_slice(), zero.as_slice()));
@@ -494,22 +629,45 @@ fn within(object: &mut nftnl::Rule, rule: &Rule, side: Side, net: IpNet, inside:
     Ok(())
 }
 
-fn payload(base: i32, offset: u32, length: u32) -> RawExpression {
+pub(super) fn payload(base: i32, offset: u32, length: u32, register: u32) -> RawExpression {
     let numbers = vec![
-        (sys::NFTNL_EXPR_PAYLOAD_DREG, libc::NFT_REG_1 as u32),
+        (sys::NFTNL_EXPR_PAYLOAD_DREG, register),
         (sys::NFTNL_EXPR_PAYLOAD_BASE, base as u32),
         (sys::NFTNL_EXPR_PAYLOAD_OFFSET, offset),
         (sys::NFTNL_EXPR_PAYLOAD_LEN, length),
     ];
-    RawExpression { name: c"payload", numbers, bytes: Vec::new() }
+    RawExpression { name: c"payload", numbers, small: Vec::new(), bytes: Vec::new() }
 }
 
-/// An xtables match or target of revision 0; the attributes of both kinds have the same numbers.
-fn xtables(kind: &'static CStr, name: &str, info: Vec<u8>) -> RawExpression {
+/// A link's name as what is compared with it: nft fills it up, iptables-nft compares up to the final zero.
+fn link_name(rule: &Rule, name: &str) -> Result<Vec<u8>> {
+    let mut bytes = value_bytes(&Value::Name(name.to_owned()))?;
+    if rule.dialect == Dialect::Iptables {
+        bytes.truncate(name.len() + 1);
+    }
+    Ok(bytes)
+}
+
+/// `struct xt_conntrack_mtinfo3` (`linux/netfilter/xt_conntrack.h`) of `--ctstate RELATED,ESTABLISHED`: `match_flags`
+/// after eight addresses, two times and five 16-bit numbers, then `invert_flags` and `state_mask`.
+fn conntrack_state() -> Vec<u8> {
+    /// `XT_CONNTRACK_STATE`
+    const STATE: u16 = 1;
+    /// `XT_CONNTRACK_STATE_BIT` of `IP_CT_ESTABLISHED` (0) and `IP_CT_RELATED` (1).
+    const ESTABLISHED_RELATED: u16 = 1 << 1 | 1 << 2;
+    let mut info = vec![0; 168];
+    info[146..148].copy_from_slice(&STATE.to_ne_bytes());
+    info[150..152].copy_from_slice(&ESTABLISHED_RELATED.to_ne_bytes());
+    info
+}
+
+/// An xtables match or target; the attributes of both kinds have the same numbers.
+pub(super) fn xtables(kind: &'static CStr, name: &str, revision: u32, info: Vec<u8>) -> RawExpression {
     let name = [name.as_bytes(), &[0]].concat();
     RawExpression {
         name: kind,
-        numbers: vec![(sys::NFTNL_EXPR_MT_REV, 0)],
+        numbers: vec![(sys::NFTNL_EXPR_MT_REV, revision)],
+        small: Vec::new(),
         bytes: vec![(sys::NFTNL_EXPR_MT_NAME, name), (sys::NFTNL_EXPR_MT_INFO, info)],
     }
 }

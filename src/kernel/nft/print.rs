@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Display, Formatter, Write};
 
+use nftnl::nftnl_sys::libc;
+
 use super::{
     Base, Chain, Change, Dialect, Element, Family, Hook, Kind, Map, Rule, Side, Statement, Table, Type,
     Value, Verdict,
@@ -32,6 +34,8 @@ impl Display for Base {
         };
         let hook = match self.hook {
             Hook::Prerouting => "prerouting",
+            Hook::Output => "output",
+            Hook::Forward => "forward",
             Hook::Postrouting => "postrouting",
         };
         write!(f, "type {kind} hook {hook} priority {}; policy accept;", self.priority)
@@ -49,13 +53,21 @@ impl Display for Chain {
 }
 
 /// The name of a type in a map of this family.
-fn type_name(ty: Type, family: Family) -> &'static str {
+fn type_name(ty: Type, family: Family) -> String {
     match ty {
-        Type::Address if family == Family::Ip6 => "ipv6_addr",
-        Type::Address => "ipv4_addr",
-        Type::Name => "ifname",
-        Type::Verdict => "verdict",
+        Type::Address if family == Family::Ip6 => "ipv6_addr".into(),
+        Type::Address => "ipv4_addr".into(),
+        Type::Name => "ifname".into(),
+        Type::Protocol => "inet_proto".into(),
+        Type::Port => "inet_service".into(),
+        Type::Joined(parts) => joined(parts.iter().map(|part| type_name(*part, family))),
+        Type::Verdict => "verdict".into(),
     }
+}
+
+/// Parts as nft writes a concatenation.
+fn joined<T: Display>(parts: impl Iterator<Item = T>) -> String {
+    parts.map(|part| part.to_string()).collect::<Vec<_>>().join(" . ")
 }
 
 impl Display for Map {
@@ -69,6 +81,9 @@ impl Display for Value {
         match self {
             Value::Address(address) => address.fmt(f),
             Value::Name(name) => write!(f, "\"{name}\""),
+            Value::Protocol(number) => Protocol(*number).fmt(f),
+            Value::Port(port) => port.fmt(f),
+            Value::Joined(parts) => f.write_str(&joined(parts.iter())),
             Value::Verdict(verdict) => verdict.fmt(f),
         }
     }
@@ -96,7 +111,7 @@ impl Display for Rule {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.dialect {
             Dialect::Nft => self.fmt_nft(f),
-            Dialect::Iptables => self.fmt_iptables(f),
+            Dialect::Iptables => self.fmt_iptables(f, "-A"),
         }
     }
 }
@@ -120,9 +135,27 @@ impl Rule {
                 Statement::Lookup(side, map) => {
                     write!(f, "{} {} vmap @{}", self.table.family, side_name(*side), map.name)?;
                 }
+                Statement::LookupAll(fields, map) => {
+                    let key = joined(fields.iter().map(|field| field.shown(self.table.family)));
+                    write!(f, "{key} vmap @{}", map.name)?;
+                }
+                Statement::Only(condition) => condition.fmt_nft(false, f)?,
+                Statement::Unless(condition) => condition.fmt_nft(true, f)?,
                 Statement::InputLink(link) => write!(f, "iifname \"{link}\"")?,
+                Statement::OutputLink { name, is: true } => write!(f, "oifname \"{name}\"")?,
+                Statement::OutputLink { name, is: false } => write!(f, "oifname != \"{name}\"")?,
+                Statement::Established => f.write_str("ct state related,established")?,
+                Statement::InputBridge(bridge) => write!(f, "meta ibrname \"{bridge}\"")?,
+                Statement::Carries(family) => write!(f, "meta protocol {family}")?,
                 Statement::EtherSource(mac) => write!(f, "ether saddr {}", Mac(mac))?,
                 Statement::Masquerade => f.write_str("masquerade")?,
+                Statement::Dnat(to) => write!(f, "dnat to {to}")?,
+                Statement::DnatBy(fields, map) => {
+                    let family = self.table.family;
+                    let key = joined(fields.iter().map(|field| field.shown(family)));
+                    write!(f, "dnat {family} to {key} map @{}", map.name)?;
+                }
+                Statement::SetMark(bits) => write!(f, "meta mark set meta mark | {bits:#x}")?,
                 Statement::Verdict(verdict) => verdict.fmt(f)?,
             }
         }
@@ -132,15 +165,28 @@ impl Rule {
         }
     }
 
-    /// Only address conditions, jumps, ACCEPT and MASQUERADE are ever written in this dialect; `lower.rs` refuses others.
-    fn fmt_iptables(&self, f: &mut Formatter<'_>) -> fmt::Result {
+    /// What is never written in this dialect prints as nft would write it; `lower.rs` refuses it.
+    fn fmt_iptables(&self, f: &mut Formatter<'_>, command: &str) -> fmt::Result {
         let tool = if self.table.family == Family::Ip6 { "ip6tables" } else { "iptables" };
-        write!(f, "{tool} -t {} -A {}", self.table.name, self.chain)?;
+        write!(f, "{tool} -t {} {command} {}", self.table.name, self.chain)?;
         for statement in &self.statements {
-            if let Statement::Within { side, net, inside } = statement {
-                let not = if *inside { "" } else { "! " };
-                let option = if *side == Side::Source { "-s" } else { "-d" };
-                write!(f, " {not}{option} {}", net.trunc())?;
+            match statement {
+                Statement::Within { side, net, inside } => {
+                    let not = if *inside { "" } else { "! " };
+                    let option = if *side == Side::Source { "-s" } else { "-d" };
+                    write!(f, " {not}{option} {}", net.trunc())?;
+                }
+                Statement::InputLink(link) => write!(f, " -i {link}")?,
+                Statement::OutputLink { name, is } => write!(f, " {}-o {name}", if *is { "" } else { "! " })?,
+                Statement::Established => f.write_str(" -m conntrack --ctstate RELATED,ESTABLISHED")?,
+                _ => {}
+            }
+        }
+        for statement in self.statements.iter().filter(|statement| !statement.is_xt_match()) {
+            match statement {
+                Statement::Only(condition) => condition.fmt_iptables(false, f)?,
+                Statement::Unless(condition) => condition.fmt_iptables(true, f)?,
+                _ => {}
             }
         }
         if let Some(comment) = &self.comment {
@@ -148,12 +194,26 @@ impl Rule {
         }
         for statement in &self.statements {
             match statement {
-                Statement::Within { .. } => {}
+                Statement::Only(condition) if statement.is_xt_match() => condition.fmt_iptables(false, f)?,
+                Statement::Unless(condition) if statement.is_xt_match() => condition.fmt_iptables(true, f)?,
+                Statement::Within { .. }
+                | Statement::Only(_)
+                | Statement::Unless(_)
+                | Statement::InputLink(_)
+                | Statement::OutputLink { .. }
+                | Statement::Established => {}
+                Statement::Dnat(to) => write!(f, " -j DNAT --to-destination {to}")?,
+                Statement::SetMark(bits) => write!(f, " -j MARK --set-xmark {bits:#x}/{bits:#x}")?,
                 Statement::Verdict(Verdict::Jump(chain)) => write!(f, " -j {chain}")?,
                 Statement::Verdict(Verdict::Goto(chain)) => write!(f, " -g {chain}")?,
                 Statement::Verdict(verdict) => write!(f, " -j {}", verdict.to_string().to_uppercase())?,
                 Statement::Masquerade => f.write_str(" -j MASQUERADE")?,
-                Statement::Lookup(..) | Statement::InputLink(_) | Statement::EtherSource(_) => {
+                Statement::Lookup(..)
+                | Statement::LookupAll(..)
+                | Statement::DnatBy(..)
+                | Statement::EtherSource(_)
+                | Statement::InputBridge(_)
+                | Statement::Carries(_) => {
                     write!(f, " {statement:?}")?;
                 }
             }
@@ -162,10 +222,24 @@ impl Rule {
     }
 }
 
-fn side_name(side: Side) -> &'static str {
+pub(super) fn side_name(side: Side) -> &'static str {
     match side {
         Side::Source => "saddr",
         Side::Destination => "daddr",
+    }
+}
+
+/// A transport protocol, printed by its name.
+pub(super) struct Protocol(pub u8);
+
+impl Display for Protocol {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match i32::from(self.0) {
+            libc::IPPROTO_TCP => f.write_str("tcp"),
+            libc::IPPROTO_UDP => f.write_str("udp"),
+            libc::IPPROTO_SCTP => f.write_str("sctp"),
+            _ => self.0.fmt(f),
+        }
     }
 }
 
@@ -195,6 +269,8 @@ impl Display for Change {
             Change::DestroyElement(map, key) => write!(f, "nft destroy element {map} {{ {key} }}"),
             Change::AddRule(rule) if rule.dialect == Dialect::Iptables => rule.fmt(f),
             Change::AddRule(rule) => write!(f, "nft add rule {rule}"),
+            Change::InsertRule(rule) if rule.dialect == Dialect::Iptables => rule.fmt_iptables(f, "-I"),
+            Change::InsertRule(rule) => write!(f, "nft insert rule {rule}"),
             Change::DeleteRule { table, chain, handle } => {
                 write!(f, "nft delete rule {table} {chain} handle {handle}")
             }

@@ -17,6 +17,12 @@ const BUFFER: usize = 32 * 1024;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 /// An operation starts over this many times when others change the same things at the same moment.
 const ATTEMPTS: usize = 10;
+/// As [`ATTEMPTS`], for operations that start over whenever anything at all changed meanwhile.
+const EXCLUSIVE_ATTEMPTS: usize = 500;
+/// `NFNL_BATCH_GENID`: the batch is refused (ERESTART) unless the ruleset is of this generation.
+const NFNL_BATCH_GENID: u16 = 1;
+/// `NFTA_GEN_ID`
+const NFTA_GEN_ID: u16 = 1;
 /// A dump that the ruleset's changes interrupt is started again this many times.
 const DUMP_ATTEMPTS: usize = 20;
 
@@ -51,10 +57,19 @@ impl Socket {
     /// A refused batch costs about 8 ms (the kernel waits for a grace period before it frees what it had prepared), so
     /// look before. An empty list does nothing.
     pub fn apply(&mut self, changes: &[Change]) -> Result<()> {
+        self.apply_to(changes, None)
+    }
+
+    /// As [`Socket::apply`]; with a generation only when the ruleset is still of it, ERESTART otherwise.
+    fn apply_to(&mut self, changes: &[Change], generation: Option<[u8; 4]>) -> Result<()> {
         let Some(last) = changes.len().checked_sub(1) else { return Ok(()) };
         let first_sequence = self.sequence.wrapping_add(2);
         let mut bytes = Vec::new();
-        self.push(&mut bytes, Message::batch(libc::NFNL_MSG_BATCH_BEGIN));
+        let mut begin = Message::batch(libc::NFNL_MSG_BATCH_BEGIN);
+        if let Some(generation) = generation {
+            begin.put(NFNL_BATCH_GENID, &generation);
+        }
+        self.push(&mut bytes, begin);
         for (index, change) in changes.iter().enumerate() {
             let mut message = lower::message(&mut self.encoder, change, self.destroy)?;
             if index == last {
@@ -103,6 +118,34 @@ impl Socket {
                 other => return other,
             }
         }
+    }
+
+    /// As [`Socket::commit`], and starts over as well when anything else of the ruleset changed since it was looked at:
+    /// for decisions that depend on what is *not* there. (Before Linux 4.13 the kernel does not see to that.)
+    pub fn commit_exclusive(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
+        let mut left = EXCLUSIVE_ATTEMPTS;
+        loop {
+            left -= 1;
+            let generation = self.generation()?;
+            let changes = plan(self)?;
+            match self.apply_to(&changes, generation) {
+                Err(err) if left > 0 && raced(&err) => {
+                    // Refusals for another reason may come from a real fault.
+                    if err.errno() != Some(Errno::ERESTART) {
+                        left = left.min(ATTEMPTS);
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// The ruleset's generation, as the kernel writes it: another one after every change.
+    fn generation(&mut self) -> Result<Option<[u8; 4]>> {
+        let message = Message::new(libc::NFT_MSG_GETGEN, Family::Ip, 0);
+        let found = self.get(message, || "nft: read the ruleset's generation".to_owned())?;
+        let id = found.and_then(|bytes| bytes_of(bytes.get(20..)?, NFTA_GEN_ID).map(<[u8]>::to_vec));
+        Ok(id.and_then(|id| id.try_into().ok()))
     }
 
     /// Whether a table is there.
@@ -319,12 +362,18 @@ impl Reply {
 }
 
 /// The string of one attribute.
-fn attribute(mut bytes: &[u8], wanted: u16) -> Option<String> {
+fn attribute(bytes: &[u8], wanted: u16) -> Option<String> {
+    let content = bytes_of(bytes, wanted)?;
+    Some(String::from_utf8_lossy(content.strip_suffix(&[0]).unwrap_or(content)).into_owned())
+}
+
+/// The content of one attribute.
+fn bytes_of(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     while let [a, b, c, d, ..] = bytes {
         let (length, kind) = (usize::from(u16::from_ne_bytes([*a, *b])), u16::from_ne_bytes([*c, *d]));
         let content = bytes.get(4..length)?;
         if kind == wanted {
-            return Some(String::from_utf8_lossy(content.strip_suffix(&[0]).unwrap_or(content)).into_owned());
+            return Some(content);
         }
         bytes = bytes.get(length.next_multiple_of(4)..)?;
     }

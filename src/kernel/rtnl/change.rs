@@ -144,6 +144,16 @@ pub struct SetLink {
     pub alias: Option<String>,
     /// See all packets.
     pub promisc: Option<bool>,
+    /// Announce IPv4 addresses when the link comes up or its address is set: `arp_notify` in ip-sysctl.
+    pub arp_notify: Option<bool>,
+    /// Receive all multicast frames.
+    pub allmulti: Option<bool>,
+    /// Length of the transmit queue, packets.
+    pub tx_queue: Option<u32>,
+    /// Another namespace, in which everything else of this change is made: the link arrives down and without addresses,
+    /// and keeps its alias. When its name is taken there it arrives under the new one; when both are, EEXIST and nothing
+    /// is changed (`do_setlink` and `__dev_change_net_namespace` in net/core).
+    pub netns: Option<PeerNetns>,
     /// New name; `dev` must be given by index, and most kernels want the link to be down.
     pub rename: Option<String>,
     /// Flags of a bridge port; applied after `master`.
@@ -282,7 +292,11 @@ impl Change {
             Some(Some(dev)) => Some(dev.need_index(self)?),
         };
         let (mut flags, mut change) = (0, 0);
-        for (wanted, bit) in [(set.up, libc::IFF_UP as u32), (set.promisc, libc::IFF_PROMISC as u32)] {
+        for (wanted, bit) in [
+            (set.up, libc::IFF_UP as u32),
+            (set.promisc, libc::IFF_PROMISC as u32),
+            (set.allmulti, libc::IFF_ALLMULTI as u32),
+        ] {
             if let Some(on) = wanted {
                 change |= bit;
                 flags |= if on { bit } else { 0 };
@@ -304,8 +318,21 @@ impl Change {
             if let Some(master) = master {
                 a.u32(Ifla::Master, master);
             }
+            if let Some(length) = set.tx_queue {
+                a.u32(Ifla::Txqlen, length);
+            }
+            if let Some(netns) = &set.netns {
+                a.bytes(Ifla::NetNsFd, &netns.fd.to_ne_bytes());
+            }
             if let Some(alias) = &set.alias {
                 a.bytes(Ifla::Ifalias, alias.as_bytes());
+            }
+            if let Some(on) = set.arp_notify {
+                a.nest(Ifla::AfSpec, |a| {
+                    a.nest(u16::from(AF_INET), |a| {
+                        a.nest(IFLA_INET_CONF, |a| a.u32(IPV4_DEVCONF_ARP_NOTIFY, on.into()));
+                    });
+                });
             }
             if let Some(on) = set.vlan_filtering {
                 a.nest(Ifla::Linkinfo, |a| {

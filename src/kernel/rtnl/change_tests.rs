@@ -90,6 +90,24 @@ fn links_are_sent_as_ip_link_sends_them() {
 
 #[test]
 #[cfg(target_endian = "little")]
+fn settings_and_moves_of_a_link_are_sent_as_ip_link_sends_them() {
+    expect(
+        Change::SetLink(SetLink { allmulti: Some(true), tx_queue: Some(500), ..SetLink::of(va()) }),
+        "ip link set dev va allmulticast on txqueuelen 500",
+        "28000000100005008949016b0000000000000000040000000002000000020000\
+         08000d00f4010000",
+    );
+    let netns = PeerNetns { fd: 4, path: "x".into() };
+    expect(
+        Change::SetLink(SetLink { netns: Some(netns), ..SetLink::of(va()) }),
+        "ip link set dev va netns x",
+        "28000000100005008949016b0000000000000000040000000000000000000000\
+         08001c0004000000",
+    );
+}
+
+#[test]
+#[cfg(target_endian = "little")]
 fn addresses_and_routes_are_sent_as_ip_sends_them() {
     expect(
         Change::AddAddress(AddAddress { dev: va(), net: net("fd00:2::1/64"), nodad: true }),

@@ -86,7 +86,7 @@ fn write_veth(f: &mut Formatter<'_>, veth: &AddVeth) -> fmt::Result {
     write_opt(f, "netns", veth.peer.netns.as_ref().map(|netns| &netns.path))
 }
 
-/// Port flags and bridge settings are commands of their own, after ` && `.
+/// Settings, port flags and those of a bridge are commands of their own, after ` && `.
 fn write_set(f: &mut Formatter<'_>, set: &SetLink) -> fmt::Result {
     let dev = &set.dev;
     let plain = set.up.is_some()
@@ -95,9 +95,13 @@ fn write_set(f: &mut Formatter<'_>, set: &SetLink) -> fmt::Result {
         || set.master.is_some()
         || set.alias.is_some()
         || set.promisc.is_some()
+        || set.allmulti.is_some()
+        || set.tx_queue.is_some()
+        || set.netns.is_some()
         || set.rename.is_some();
     let mut and = "";
-    if plain || (set.port.is_none() && set.vlan_filtering.is_none()) {
+    let other = set.arp_notify.is_some() || set.port.is_some() || set.vlan_filtering.is_some();
+    if plain || !other {
         write!(f, "ip link set dev {dev}")?;
         write_if(f, set.up == Some(true), " up")?;
         write_if(f, set.up == Some(false), " down")?;
@@ -110,7 +114,14 @@ fn write_set(f: &mut Formatter<'_>, set: &SetLink) -> fmt::Result {
         }
         write_opt(f, "alias", set.alias.as_ref().map(|alias| Word(alias)))?;
         write_opt(f, "promisc", set.promisc.map(on_off))?;
+        write_opt(f, "allmulticast", set.allmulti.map(on_off))?;
+        write_opt(f, "txqueuelen", set.tx_queue)?;
+        write_opt(f, "netns", set.netns.as_ref().map(|netns| &netns.path))?;
         write_opt(f, "name", set.rename.as_ref())?;
+        and = " && ";
+    }
+    if let Some(on) = set.arp_notify {
+        write!(f, "{and}sysctl net/ipv4/conf/{dev}/arp_notify={}", u8::from(on))?;
         and = " && ";
     }
     if let Some(on) = set.vlan_filtering {

@@ -1,6 +1,7 @@
 //! Requests and their answers.
 
 use std::{
+    net::IpAddr,
     os::fd::AsFd,
     time::{Duration, Instant},
 };
@@ -14,7 +15,7 @@ use nix::errno::Errno;
 
 use super::{
     Address, AddressWatch, Change, Dev, Event, Link, LinkWatch, PortVlan, Route, Socket, address, link,
-    port_vlan, route,
+    netconf, port_vlan, route,
     uapi::*,
     wire::{Batch, Message, Messages},
 };
@@ -164,6 +165,28 @@ impl Handle {
         self.dump("ip route show table all", route::encode_dump_all, |message, found| {
             found.extend(Route::decode(message.payload));
         })
+    }
+
+    /// Whether the namespace forwards packets of a family (`net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding`).
+    /// EOPNOTSUPP when the kernel does not have the family.
+    pub fn is_forwarding(&mut self, v4: bool) -> Result<bool> {
+        let what = format!("ip {} netconf show dev all", if v4 { "-4" } else { "-6" });
+        let answers = self.dump(
+            &what,
+            |batch| netconf::encode_get(v4, batch),
+            |message, found| found.extend(netconf::forwarding(message.payload)),
+        )?;
+        Ok(answers.contains(&true))
+    }
+
+    /// The route that a packet to this address takes; ENETUNREACH and the like when there is none.
+    pub fn route_to(&mut self, to: IpAddr) -> Result<Option<Route>> {
+        let found = self.dump(
+            &format!("ip route get {to}"),
+            |batch| route::encode_get(to, batch),
+            |message, found| found.extend(Route::decode(message.payload)),
+        )?;
+        Ok(found.into_iter().next())
     }
 
     /// The VLANs of one bridge port; none when the kernel has no bridge VLAN filtering.

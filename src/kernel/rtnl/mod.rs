@@ -10,6 +10,7 @@ mod change_text;
 mod handle;
 mod link;
 mod mac;
+mod netconf;
 mod port_vlan;
 mod probe;
 mod route;
@@ -25,7 +26,7 @@ pub use address::Address;
 pub use change::{AddAddress, AddBridge, AddVeth, Change, PeerNetns, PortFlags, SetLink, VethPeer};
 pub use handle::{Handle, Step};
 #[allow(unused_imports)] // Bridge and Port: for those who build a Link in a test
-pub use link::{Bridge, Dev, Link, Port};
+pub use link::{Bridge, Dev, Link, Port, Tun};
 pub use mac::Mac;
 pub use port_vlan::{PortVlan, VlanRange};
 pub use probe::has_kind;

@@ -199,6 +199,13 @@ pub(super) fn encode_dump_all(batch: &mut Batch) {
     batch.message(Rtm::Getroute, NlmF::DUMP, &[0; 12], |_| {});
 }
 
+/// `ip route get ADDRESS`
+pub(super) fn encode_get(to: IpAddr, batch: &mut Batch) {
+    let mut header = [0; 12];
+    (header[0], header[1]) = if to.is_ipv6() { (AF_INET6, 128) } else { (AF_INET, 32) };
+    batch.message(Rtm::Getroute, NlmF::ACK, &header, |a| a.ip(Rta::Dst, to));
+}
+
 /// `ip route add|append|replace|del ROUTE`; `what` is that command, for the error when an index is missing.
 pub(super) fn encode(
     kind: Rtm,

@@ -14,6 +14,14 @@ pub const IFLA_BRPORT_STATE: u16 = 1;
 pub const IFLA_BRPORT_MODE: u16 = 4;
 /// `IFLA_BRPORT_ISOLATED`, linux/if_link.h (u8), Linux 4.18.
 pub const IFLA_BRPORT_ISOLATED: u16 = 33;
+/// `IFLA_TUN_OWNER`, linux/if_link.h (u32).
+pub const IFLA_TUN_OWNER: u16 = 1;
+/// `IFLA_TUN_GROUP`, linux/if_link.h (u32).
+pub const IFLA_TUN_GROUP: u16 = 2;
+/// `IFLA_TUN_TYPE`, linux/if_link.h (u8, `IFF_TUN` or `IFF_TAP`).
+pub const IFLA_TUN_TYPE: u16 = 3;
+/// `IFLA_TUN_MULTI_QUEUE`, linux/if_link.h (u8).
+pub const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 /// `IFLA_BRIDGE_VLAN_INFO`, linux/if_bridge.h: `struct bridge_vlan_info { u16 flags; u16 vid; }`.
 pub const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
 /// `BRIDGE_VLAN_INFO_PVID`, linux/if_bridge.h.
@@ -97,6 +105,17 @@ pub const FR_ACT_TO_TBL: u8 = 1;
 pub const FIB_RULE_INVERT: u32 = 2;
 /// `IFLA_VRF_TABLE`, linux/if_link.h (u32).
 pub const IFLA_VRF_TABLE: u16 = 1;
+/// `IFLA_INET_CONF`, linux/if_link.h, in `IFLA_AF_SPEC` of `AF_INET`: settings by their `IPV4_DEVCONF_*` number (u32 each).
+pub const IFLA_INET_CONF: u16 = 1;
+/// `IPV4_DEVCONF_ARP_NOTIFY`, linux/ip.h: the file `arp_notify` under /proc/sys/net/ipv4/conf.
+pub const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
+
+/// `NETCONFA_IFINDEX`, linux/netconf.h (s32).
+pub const NETCONFA_IFINDEX: u16 = 1;
+/// `NETCONFA_IFINDEX_ALL`, linux/netconf.h: -1.
+pub const NETCONFA_IFINDEX_ALL: u32 = u32::MAX;
+/// `NETCONFA_FORWARDING`, linux/netconf.h (s32).
+pub const NETCONFA_FORWARDING: u16 = 2;
 
 /// `TCA_TBF_PARMS`, linux/pkt_sched.h: `struct tc_tbf_qopt`.
 pub const TCA_TBF_PARMS: u16 = 1;

@@ -77,8 +77,9 @@ fn host_end(
     }
     verify::is_up(&host).context("host")?;
     let set = host.port.unwrap_or_default();
+    // portmap, later in the list, may have turned hairpin on.
     for (what, wanted, is) in
-        [("hairpin", conf.hairpin, set.hairpin), ("isolated", conf.isolated, set.isolated)]
+        [("hairpin", conf.hairpin, conf.hairpin && set.hairpin), ("isolated", conf.isolated, set.isolated)]
     {
         if wanted != is {
             let state = |on: bool| if on { "on" } else { "off" };

@@ -15,10 +15,10 @@ use super::keys::{Key, MAC};
 use super::{Kind, Plugin};
 use crate::attach::container::{Container, Ipv6, wait_usable};
 use crate::attach::undo::{Undo, or_take_back};
-use crate::attach::{Attachment, address, ipam, masquerade, spoofcheck, teardown, veth};
+use crate::attach::{Attachment, address, forwarding, ipam, masquerade, spoofcheck, teardown, veth};
 use crate::cni::{CniResult, Code, Error, Interface, Request, Result, ResultExt};
+use crate::kernel::Kernel;
 use crate::kernel::rtnl::{AddressWatch, Change, Link, PortFlags, SetLink};
-use crate::kernel::{Kernel, sysctl};
 
 /// Number of the container's interface in the result: after the bridge and the host's end.
 const CONTAINER: i64 = 2;
@@ -116,6 +116,7 @@ fn attach<'a>(
         mtu: conf.mtu,
         mac: conf.mac,
         master: Some(bridge.dev()),
+        is_first_port: !bridge.is_oper_up(),
         port: PortFlags { hairpin: conf.hairpin.then_some(true), isolated: conf.isolated.then_some(true) },
         is_gateway: false,
     };
@@ -219,11 +220,7 @@ fn ensure_gateway(
         }
     }
     wait_usable(watch, target.index, &added)?;
-    for (v4, path) in [(true, "net/ipv4/ip_forward"), (false, "net/ipv6/conf/all/forwarding")] {
-        if wanted.iter().any(|net| net.addr().is_ipv4() == v4) {
-            sysctl::ensure(path, "1").context("a gateway has to forward")?;
-        }
-    }
+    forwarding::ensure(host, &wanted).context("a gateway has to forward")?;
     Ok(vlan_gateway)
 }
 

@@ -11,10 +11,10 @@ use super::{Kind, Plugin};
 use crate::attach::container::{Container, Ipv6, wait_usable};
 use crate::attach::undo::{Undo, or_take_back};
 use crate::attach::verify::{self, difference};
-use crate::attach::{Attachment, address, ipam, masquerade, teardown, veth};
+use crate::attach::{Attachment, address, forwarding, ipam, masquerade, teardown, veth};
 use crate::cni::{CniResult, Code, Dns, Error, Interface, Request, Result, ResultExt};
+use crate::kernel::Kernel;
 use crate::kernel::rtnl::{AddAddress, AddressWatch, Change, PortFlags};
-use crate::kernel::{Kernel, sysctl};
 
 /// Number of the container's interface in the result: after the host's end.
 const CONTAINER: i64 = 1;
@@ -130,14 +130,8 @@ fn attach<'a>(
     }
     let hops = routes::hops(&result)?;
     let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
-    let has = |v4: bool| addresses.iter().any(|net| net.addr().is_ipv4() == v4);
-    for path in
-        [has(true).then_some("net/ipv4/ip_forward"), has(false).then_some("net/ipv6/conf/all/forwarding")]
-            .into_iter()
-            .flatten()
-    {
-        sysctl::ensure(path, "1").context("a routed container needs the host to forward")?;
-    }
+    let has_ipv6 = addresses.iter().any(|net| net.addr().is_ipv6());
+    forwarding::ensure(kernel.host()?, &addresses).context("a routed container needs the host to forward")?;
 
     let wanted = veth::Wanted {
         attachment: of,
@@ -145,6 +139,7 @@ fn attach<'a>(
         mtu: conf.mtu,
         mac: None,
         master: None,
+        is_first_port: false,
         port: PortFlags::default(),
         is_gateway: true,
     };
@@ -157,11 +152,11 @@ fn attach<'a>(
         .map(|net| Change::AddAddress(AddAddress { dev: host.dev(), net, nodad: true }))
         .collect();
     host_side.extend(routes::to_container(&hops, &host.dev()).into_iter().map(Change::AddRoute));
-    let outside = has(false).then(AddressWatch::open).transpose()?;
+    let outside = has_ipv6.then(AddressWatch::open).transpose()?;
     kernel.host()?.apply(&host_side)?;
 
     let dev = pair.container.dev();
-    let inside = container.prepare(if has(false) { Ipv6::NoDad } else { Ipv6::None }, &req.ifname)?;
+    let inside = container.prepare(if has_ipv6 { Ipv6::NoDad } else { Ipv6::None }, &req.ifname)?;
     container.rtnl.apply(&routes::container_changes(&dev, &result, &hops, CONTAINER)?)?;
     if let Some(backend) = conf.masquerade {
         masquerade::add(kernel.nft()?, &of, &addresses, backend)?;

@@ -144,7 +144,7 @@ mod tests {
             printed(&[("10.1.0.5/16", Some("10.1.0.1"))]),
             [
                 "ip addr add 10.1.0.5/16 dev eth0",
-                "ip link set dev eth0 up",
+                "ip link set dev eth0 up && sysctl net/ipv4/conf/eth0/arp_notify=1",
                 "ip route del 10.1.0.0/16 dev eth0 src 10.1.0.5 proto 2",
                 "ip route add 10.1.0.1/32 dev eth0 src 10.1.0.5 scope link",
                 "ip route add 10.1.0.0/16 via 10.1.0.1 dev eth0 src 10.1.0.5",

@@ -29,7 +29,7 @@ impl fmt::Display for Position {
 }
 
 impl Place {
-    /// The places of a document that [`crate::cni::json::Value::parse`] accepted (which also bounds the nesting).
+    /// The places of a document that [`super::json::Value::parse`] accepted (which also bounds the nesting).
     pub fn of(text: &str) -> Place {
         Walk { text, at: 0 }.value()
     }

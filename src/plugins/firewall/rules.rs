@@ -1,0 +1,167 @@
+//! The `iptables` backend: the rules that let an attachment's traffic pass where chain FORWARD drops.
+//!
+//! ```text
+//! -A FORWARD -m comment --comment "CNI firewall plugin rules" -j CNI-FORWARD
+//! -A CNI-FORWARD -m comment --comment "CNI firewall plugin admin overrides" -j CNI-ADMIN
+//! -A CNI-FORWARD -d 10.1.0.5/32 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+//! -A CNI-FORWARD -s 10.1.0.5/32 -j ACCEPT
+//! ```
+//!
+//! Only a rule within FORWARD itself can do that: an accept in another table does not overrule a drop in this one. Each
+//! rule has the attachment in a tag that iptables does not show, so that DEL and GC need no addresses, and an address
+//! that was given to another container meanwhile stays that one's. Rules without tag are a Go plugin's.
+//!
+//! Chains and the jumps to them stay, as those of the Go plugin do: operators fill the admin chain, and order FORWARD.
+
+use std::net::IpAddr;
+
+use super::filter::{CNI_FORWARD, check_jumps, delete, does, equal, jump, rule, table};
+use crate::attach::Attachment;
+use crate::attach::masquerade::maps::FAMILIES;
+use crate::attach::masquerade::names;
+use crate::cni::Result;
+use crate::kernel::nft::{Change, Family, ListedRule, Rule, Side, Socket, Statement, Verdict, program};
+
+/// Comment of the jump to the administrators' chain.
+const ADMIN_COMMENT: &str = "CNI firewall plugin admin overrides";
+
+/// The rules of one address: answers come in, everything goes out.
+fn rules_of(address: IpAddr, tag: &str) -> [Rule; 2] {
+    let is = |side| Statement::Within { side, net: address.into(), inside: true };
+    let accept = Statement::Verdict(Verdict::Accept);
+    let answers = vec![is(Side::Destination), Statement::Established, accept.clone()];
+    let outgoing = vec![is(Side::Source), accept];
+    [answers, outgoing].map(|statements| Rule {
+        tag: Some(tag.to_owned()),
+        ..rule(Family::of(address), CNI_FORWARD, statements, None)
+    })
+}
+
+/// The rules of all addresses of one family, each once.
+fn rules_of_family(addresses: &[IpAddr], family: Family, tag: &str) -> Vec<Rule> {
+    let mut own: Vec<IpAddr> = Vec::new();
+    for address in addresses.iter().filter(|address| Family::of(**address) == family) {
+        if !own.contains(address) {
+            own.push(*address);
+        }
+    }
+    own.into_iter().flat_map(|address| rules_of(address, tag)).collect()
+}
+
+/// What lets the attachment's addresses pass, and its former ones no longer. The chains are there, or made before.
+pub fn plan_add(
+    nft: &mut Socket,
+    at: &Attachment,
+    addresses: &[IpAddr],
+    admin: &str,
+    changes: &mut Vec<Change>,
+) -> Result<()> {
+    let tag = names::element_comment(at);
+    for family in FAMILIES {
+        let wanted = rules_of_family(addresses, family, &tag);
+        if wanted.is_empty() {
+            continue;
+        }
+        let listed = nft.rules(table(family), Some(CNI_FORWARD))?;
+        let to_admin = jump(family, CNI_FORWARD, admin, ADMIN_COMMENT);
+        if equal(&listed, &to_admin)?.is_empty() {
+            changes.push(Change::InsertRule(to_admin));
+        }
+        let steps = wanted.iter().map(program).collect::<Result<Vec<_>>>()?;
+        let mut there = vec![false; wanted.len()];
+        for found in &listed {
+            let place = steps.iter().position(|steps| does(found, steps));
+            match (found.tag.as_deref(), place.and_then(|place| there.get_mut(place))) {
+                (Some(text), Some(there)) if text == tag && !*there => *there = true,
+                (Some(text), _) if text == tag => changes.push(delete(family, found)),
+                (None, Some(_)) => changes.push(delete(family, found)),
+                _ => {}
+            }
+        }
+        let missing = wanted.into_iter().zip(there).filter(|(_, there)| !there);
+        changes.extend(missing.map(|(rule, _)| Change::AddRule(rule)));
+    }
+    Ok(())
+}
+
+/// What removes the attachment's rules, and those of a Go plugin for the `known` addresses.
+///
+/// The networks and attachments whose rules stay are put into `left`, by tag.
+pub fn plan_del(
+    nft: &mut Socket,
+    at: &Attachment,
+    known: &[IpAddr],
+    left: &mut Vec<String>,
+    changes: &mut Vec<Change>,
+) -> Result<()> {
+    let tag = names::element_comment(at);
+    for family in FAMILIES {
+        let former = rules_of_family(known, family, &tag);
+        let former = former.iter().map(program).collect::<Result<Vec<_>>>()?;
+        for found in nft.rules(table(family), Some(CNI_FORWARD))? {
+            match &found.tag {
+                Some(text) if *text == tag => changes.push(delete(family, &found)),
+                Some(text) => left.push(text.clone()),
+                None if former.iter().any(|steps| does(&found, steps)) => {
+                    changes.push(delete(family, &found));
+                }
+                None => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What removes the rules of this network that belong to none of the valid attachments, given by tag.
+pub fn plan_gc(
+    nft: &mut Socket,
+    network: &str,
+    valid: &[String],
+    left: &mut Vec<String>,
+    changes: &mut Vec<Change>,
+) -> Result<()> {
+    let prefix = names::network_prefix(network);
+    let stale = |rule: &ListedRule| {
+        rule.tag.as_ref().is_some_and(|tag| tag.starts_with(&prefix) && !valid.contains(tag))
+    };
+    for family in FAMILIES {
+        for found in nft.rules(table(family), Some(CNI_FORWARD))? {
+            if stale(&found) {
+                changes.push(delete(family, &found));
+            } else {
+                left.extend(found.tag);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The tags of all rules: whose attachments have any.
+pub fn tags(nft: &mut Socket) -> Result<Vec<String>> {
+    let mut tags = Vec::new();
+    for family in FAMILIES {
+        tags.extend(nft.rules(table(family), Some(CNI_FORWARD))?.into_iter().filter_map(|rule| rule.tag));
+    }
+    Ok(tags)
+}
+
+/// The first difference from what [`plan_add`] makes; a Go plugin's rules are as good.
+pub fn check(nft: &mut Socket, addresses: &[IpAddr], admin: &str) -> Result<Option<String>> {
+    for family in FAMILIES {
+        let wanted = rules_of_family(addresses, family, "");
+        if wanted.is_empty() {
+            continue;
+        }
+        if let Some(difference) = check_jumps(nft, family, true, false)? {
+            return Ok(Some(difference));
+        }
+        let listed = nft.rules(table(family), Some(CNI_FORWARD))?;
+        let to_admin = jump(family, CNI_FORWARD, admin, ADMIN_COMMENT);
+        for wanted in [to_admin].into_iter().chain(wanted) {
+            if equal(&listed, &wanted)?.is_empty() {
+                return Ok(Some(format!("missing: {wanted}")));
+            }
+        }
+    }
+    Ok(None)
+}

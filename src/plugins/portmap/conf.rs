@@ -1,0 +1,204 @@
+//! The configuration, as written and as checked.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use nix::libc;
+use serde::Deserialize;
+
+use crate::cni::names::parse_ip;
+use crate::cni::{CniResult, Error, Request, Result};
+use crate::kernel::nft::Family;
+
+/// The JSON, as written.
+#[derive(Debug, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Wire {
+    /// `nftables` or `iptables`; default: nftables.
+    backend: Option<String>,
+    /// Masquerade hairpin and localhost connections; default: true.
+    snat: bool,
+    /// Masquerade all forwarded connections.
+    masq_all: bool,
+    /// Number of a bit, 0 to 31, of the packet mark; default: 13. Only iptables uses it.
+    mark_masq_bit: Option<i64>,
+    /// A chain that marks what is to be masqueraded. Only iptables has it.
+    external_set_mark_chain: Option<String>,
+    runtime_config: RuntimeConfigWire,
+}
+
+impl Default for Wire {
+    fn default() -> Wire {
+        Wire {
+            backend: None,
+            snat: true,
+            masq_all: false,
+            mark_masq_bit: None,
+            external_set_mark_chain: None,
+            runtime_config: RuntimeConfigWire::default(),
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RuntimeConfigWire {
+    port_mappings: Vec<MappingWire>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct MappingWire {
+    host_port: i64,
+    container_port: i64,
+    /// `tcp`, `udp` or `sctp`, in any case.
+    protocol: String,
+    /// An address of the host; `0.0.0.0` or `::` for all of that family; default: all of both.
+    #[serde(rename = "hostIP")]
+    host_ip: String,
+}
+
+/// Which rules ADD writes (`backend`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// Our maps; the default.
+    Nftables,
+}
+
+/// A port of the host that leads to a port of the container. It prints as `8080/tcp`, `192.0.2.1:8080/tcp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// `IPPROTO_*`
+    pub protocol: u8,
+    /// The host's address; unspecified for all of its family, `None` for all of both.
+    pub host_ip: Option<IpAddr>,
+    /// The port at the host.
+    pub host_port: u16,
+    /// The port in the container.
+    pub container_port: u16,
+}
+
+impl Mapping {
+    /// The host's address as far as connections of this family are concerned: unspecified for all, `None` for none.
+    pub fn host_ip_of(&self, family: Family) -> Option<IpAddr> {
+        let any: IpAddr = match family {
+            Family::Ip6 => Ipv6Addr::UNSPECIFIED.into(),
+            _ => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        self.host_ip.map_or(Some(any), |own| Some(own).filter(|own| Family::of(*own) == family))
+    }
+}
+
+impl fmt::Display for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host_ip.filter(|address| !address.is_unspecified()) {
+            Some(IpAddr::V6(address)) => write!(f, "[{address}]:")?,
+            Some(address) => write!(f, "{address}:")?,
+            None => {}
+        }
+        write!(f, "{}/{}", self.host_port, protocol_name(self.protocol))
+    }
+}
+
+/// Protocols whose ports can be mapped.
+const PROTOCOLS: [(&str, i32); 3] =
+    [("tcp", libc::IPPROTO_TCP), ("udp", libc::IPPROTO_UDP), ("sctp", libc::IPPROTO_SCTP)];
+
+/// The name of a protocol of a mapping.
+pub fn protocol_name(number: u8) -> &'static str {
+    PROTOCOLS.iter().find(|(_, known)| *known == i32::from(number)).map_or("?", |(name, _)| name)
+}
+
+/// The configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Conf {
+    /// How rules are written.
+    pub backend: Backend,
+    /// Connections that would not find their way back otherwise are masqueraded.
+    pub snat: bool,
+    /// All forwarded connections are masqueraded.
+    pub masq_all: bool,
+    /// In the order given, each once.
+    pub mappings: Vec<Mapping>,
+}
+
+impl Conf {
+    /// Reads and checks it.
+    ///
+    /// # Errors
+    /// The first value that is not valid, named.
+    pub fn new(req: &Request) -> Result<Conf> {
+        let wire: Wire = req.config.read()?;
+        let backend = match wire.backend.as_deref() {
+            None | Some("nftables") => Backend::Nftables,
+            Some(other) => return Err(Error::config(format!("unrecognized backend {other:?}"))),
+        };
+        if wire.mark_masq_bit.is_some() && wire.external_set_mark_chain.is_some() {
+            return Err(Error::config("Cannot specify externalSetMarkChain and markMasqBit"));
+        }
+        if let Some(bit) = wire.mark_masq_bit.filter(|bit| !(0..=31).contains(bit)) {
+            return Err(Error::config(format!("markMasqBit: {bit} is not a bit of a mark (0 to 31)")));
+        }
+        let mappings = mappings(&wire.runtime_config.port_mappings)?;
+        Ok(Conf { backend, snat: wire.snat, masq_all: wire.masq_all, mappings })
+    }
+}
+
+fn mappings(wires: &[MappingWire]) -> Result<Vec<Mapping>> {
+    let mut mappings: Vec<Mapping> = Vec::with_capacity(wires.len());
+    for (n, wire) in wires.iter().enumerate() {
+        let fault =
+            |key: &str, what: String| Error::config(format!("runtimeConfig.portMappings[{n}].{key}: {what}"));
+        let port = |key: &str, value: i64| match u16::try_from(value) {
+            Ok(port) if port > 0 => Ok(port),
+            _ => Err(fault(key, format!("{value} is not a port (1 to 65535)"))),
+        };
+        let protocol = PROTOCOLS.iter().find(|(name, _)| wire.protocol.eq_ignore_ascii_case(name));
+        let Some((_, protocol)) = protocol else {
+            return Err(fault("protocol", format!("{:?} is not tcp, udp or sctp", wire.protocol)));
+        };
+        let host_ip = match wire.host_ip.as_str() {
+            "" => None,
+            text => Some(
+                parse_ip(text).ok_or_else(|| fault("hostIP", format!("{text:?} is not an IP address")))?,
+            ),
+        };
+        let mapping = Mapping {
+            protocol: *protocol as u8,
+            host_ip,
+            host_port: port("hostPort", wire.host_port)?,
+            container_port: port("containerPort", wire.container_port)?,
+        };
+        let overlaps = |other: &&Mapping| {
+            other.protocol == mapping.protocol
+                && other.host_port == mapping.host_port
+                && [Family::Ip, Family::Ip6].into_iter().any(|family| {
+                    other.host_ip_of(family).is_some()
+                        && other.host_ip_of(family) == mapping.host_ip_of(family)
+                })
+        };
+        match mappings.iter().find(overlaps) {
+            Some(other) if other.container_port != mapping.container_port => {
+                let msg = format!("{mapping} is mapped to container port {} as well", other.container_port);
+                return Err(fault("hostPort", msg));
+            }
+            _ if mappings.contains(&mapping) => {}
+            _ => mappings.push(mapping),
+        }
+    }
+    Ok(mappings)
+}
+
+/// The addresses that ports are mapped to: the first IPv4 and the first IPv6 address of the container's interface.
+///
+/// Addresses of other interfaces (a bridge's, say) are skipped as far as the result tells them apart.
+pub fn container_addresses(prev: &CniResult, ifname: &str) -> Vec<IpNet> {
+    let inside = |n: i64| {
+        let interface = usize::try_from(n).ok().and_then(|n| prev.interfaces.get(n));
+        interface.is_none_or(|interface| interface.name == ifname && !interface.sandbox.is_empty())
+    };
+    let own = prev.ips.iter().filter(|ip| ip.interface.is_none_or(inside)).map(|ip| ip.address);
+    let first = |v4: bool| own.clone().find(|net| net.addr().is_ipv4() == v4);
+    [first(true), first(false)].into_iter().flatten().collect()
+}

@@ -1,0 +1,200 @@
+//! portmap: ports of the host lead to ports of the container (reference: ipam-and-meta.md section 5). Chained behind
+//! the plugin that gives the container its addresses.
+
+mod conf;
+mod maps;
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use self::conf::{Backend, Conf};
+use super::keys::{Key, Shape, key};
+use super::{Kind, Plugin};
+use crate::attach::masquerade::{self, maps::plan_unused};
+use crate::attach::undo::or_take_back;
+use crate::attach::{Attachment, verify};
+use crate::cni::{CniResult, Code, Error, Request, Result, ResultExt};
+use crate::kernel::rtnl::{Change, PortFlags, SetLink};
+use crate::kernel::{Kernel, nft, sysctl};
+
+/// The plugin.
+pub struct Portmap;
+
+impl Plugin for Portmap {
+    fn name(&self) -> &'static str {
+        "portmap"
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Meta
+    }
+
+    fn about(&self) -> &'static str {
+        "forwards ports of the host to the container"
+    }
+
+    fn keys(&self) -> &'static [Key] {
+        const KEYS: &[Key] = &[
+            key("backend", Shape::OneOf(&["nftables"]), "how rules are written; default: nftables maps"),
+            key(
+                "snat",
+                Shape::Bool,
+                "masquerade connections from the container itself, its network and localhost; default: true",
+            ),
+            key("masqAll", Shape::Bool, "masquerade all forwarded connections; default: false"),
+            key(
+                "markMasqBit",
+                Shape::Int(0, 31),
+                "bit of the packet mark that iptables rules use; default: 13",
+            ),
+        ];
+        KEYS
+    }
+
+    fn capabilities(&self) -> &'static [Key] {
+        const MAPPING: &[Key] = &[
+            key("hostPort", Shape::Int(1, 65535), "port at the host").required(),
+            key("containerPort", Shape::Int(1, 65535), "port in the container").required(),
+            key("protocol", Shape::Text, "tcp, udp or sctp").required(),
+            key("hostIP", Shape::Ip, "address of the host; 0.0.0.0 or :: for all of a family; default: all"),
+        ];
+        const KEYS: &[Key] = &[key(
+            "portMappings",
+            Shape::List(&Shape::Object(MAPPING)),
+            "ports of the host that lead to the container",
+        )];
+        KEYS
+    }
+
+    fn validate(&self, req: &Request) -> Result<()> {
+        Conf::new(req).map(drop)
+    }
+
+    fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
+        let conf = Conf::new(req)?;
+        let Some(prev) = req.config.prev_result()? else {
+            return Err(Error::config("must be called as chained plugin"));
+        };
+        if conf.mappings.is_empty() {
+            return Ok(prev);
+        }
+        let container = conf::container_addresses(&prev, &req.ifname);
+        let of = Attachment::of(req);
+        or_take_back(kernel, |kernel, undo| {
+            undo.push(move |kernel| remove(&of, kernel));
+            add(&of, &conf, &container, kernel)?;
+            if conf.snat { let_frames_back(&prev, &container, kernel) } else { Ok(()) }
+        })?;
+        Ok(prev)
+    }
+
+    /// Whatever the configuration says now: it may have changed since ADD, or lack the mappings.
+    fn del(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
+        remove(&Attachment::of(req), kernel)
+    }
+
+    fn check(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
+        let conf = Conf::new(req)?;
+        let prev = verify::prev_result(req)?;
+        if conf.mappings.is_empty() {
+            return Ok(());
+        }
+        let container = conf::container_addresses(&prev, &req.ifname);
+        let nft = kernel.nft()?;
+        match conf.backend {
+            Backend::Nftables => maps::check(nft, &Attachment::of(req), &conf, &container),
+        }?;
+        match container.iter().find(|net| conf.snat && net.addr().is_ipv4()) {
+            Some(net) => check_localhost(net.addr(), kernel),
+            None => Ok(()),
+        }
+    }
+
+    fn gc(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
+        let Some(valid) = req.config.valid_attachments()? else { return Ok(()) };
+        let Some(nft) = kernel.nft_if_there()? else { return Ok(()) };
+        let valid: Vec<(String, String)> = valid.into_iter().map(|v| (v.container_id, v.ifname)).collect();
+        let network = &req.config.name;
+        nft.commit(|nft| maps::plan_gc(nft, network, &valid))
+    }
+
+    fn status(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
+        Conf::new(req)?;
+        let hint = "portmap needs nf_tables in the kernel";
+        kernel
+            .nft()
+            .and_then(nft::Socket::probe)
+            .map_err(|err| err.with_code(Code::NOT_AVAILABLE).context(hint))
+    }
+}
+
+fn add(of: &Attachment, conf: &Conf, container: &[IpNet], kernel: &mut Kernel) -> Result<()> {
+    let nft = kernel.nft()?;
+    match conf.backend {
+        Backend::Nftables => nft.commit(|nft| maps::plan_add(nft, of, conf, container)),
+    }?;
+    match container.iter().find(|net| conf.snat && net.addr().is_ipv4()) {
+        Some(net) => open_localhost(net.addr(), kernel).context("localhost cannot reach the container"),
+        None => Ok(()),
+    }
+}
+
+/// Lets frames leave through the bridge port of the container that they came in by (`hairpin`) where the kernel
+/// translates them in the bridge already (br_netfilter, `bridge-nf-call-iptables`): a connection of the container to its
+/// own mapped port then does not get up to the host's own link, and would be dropped.
+fn let_frames_back(prev: &CniResult, container: &[IpNet], kernel: &mut Kernel) -> Result<()> {
+    let in_bridges = |v4: bool| {
+        let path =
+            if v4 { "net/bridge/bridge-nf-call-iptables" } else { "net/bridge/bridge-nf-call-ip6tables" };
+        sysctl::read(path).is_ok_and(|value| value == "1")
+    };
+    if !container.iter().any(|net| in_bridges(net.addr().is_ipv4())) {
+        return Ok(());
+    }
+    let host = kernel.host()?;
+    for interface in prev.interfaces.iter().filter(|interface| interface.sandbox.is_empty()) {
+        let Some(link) = host.link(&interface.name)? else { continue };
+        if link.kind == "veth" && link.port.is_some_and(|port| !port.hairpin) {
+            let port = Some(PortFlags { hairpin: Some(true), isolated: None });
+            host.apply(&[Change::SetLink(SetLink { port, ..SetLink::of(link.dev()) })])?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what ADD made for the attachment. Nothing there is success.
+fn remove(of: &Attachment, kernel: &mut Kernel) -> Result<()> {
+    let Some(nft) = kernel.nft_if_there()? else { return Ok(()) };
+    let chains = RefCell::default();
+    let ours = |nft: &mut nft::Socket| maps::plan_del(nft, of, &mut chains.borrow_mut());
+    masquerade::commit_all(nft, &[&ours])?;
+    nft.commit(|nft| plan_unused(nft, &chains.borrow()))
+}
+
+/// The setting that lets loopback addresses through the link that leads to the container. `None` when none leads there.
+fn localhost_setting(container: IpAddr, kernel: &mut Kernel) -> Result<Option<String>> {
+    let host = kernel.host()?;
+    let Ok(Some(route)) = host.route_to(container) else { return Ok(None) };
+    let Some(link) = route.oif.map(|index| host.link_by_index(index)).transpose()?.flatten() else {
+        return Ok(None);
+    };
+    Ok(Some(format!("net/ipv4/conf/{}/route_localnet", link.name)))
+}
+
+fn open_localhost(container: IpAddr, kernel: &mut Kernel) -> Result<()> {
+    match localhost_setting(container, kernel)? {
+        Some(path) => sysctl::ensure(&path, "1").map(drop),
+        None => Ok(()),
+    }
+}
+
+fn check_localhost(container: IpAddr, kernel: &mut Kernel) -> Result<()> {
+    match localhost_setting(container, kernel)? {
+        Some(path) if sysctl::read(&path)? != "1" => {
+            Err(verify::difference(format!("/proc/sys/{path} is not 1")))
+        }
+        _ => Ok(()),
+    }
+}

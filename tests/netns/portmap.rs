@@ -1,0 +1,420 @@
+//! portmap, seen by those who connect: from outside, from the host and its localhost, from the container itself and from
+//! its neighbours, over TCP and UDP, IPv4 and IPv6.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{Attachment, Container, Netns, Node, Outside, assert_same, require_netns};
+use crate::{dual_stack_config, with, with_static};
+
+const LIMIT: Duration = Duration::from_millis(700);
+
+/// Both transport protocols that sockets of the standard library speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transport {
+    Tcp,
+    Udp,
+}
+
+const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Udp];
+
+/// Sends a word from `client` to an address, where a socket of `server` at `port` should get it and answer; the source
+/// address that the server sees.
+fn reach(
+    transport: Transport,
+    client: &Netns,
+    to: (&str, u16),
+    server: &Netns,
+    port: u16,
+) -> io::Result<String> {
+    let to: SocketAddr = (to.0.parse::<IpAddr>().unwrap(), to.1).into();
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+    let mut word = [0; 4];
+    let seen = match transport {
+        Transport::Tcp => {
+            let listener = server.listen(any, port);
+            let mut near = client.connect(to, LIMIT)?;
+            let (mut far, from) = listener.accept()?;
+            near.set_read_timeout(Some(LIMIT))?;
+            near.write_all(b"ping")?;
+            far.read_exact(&mut word)?;
+            far.write_all(&word)?;
+            near.read_exact(&mut word)?;
+            from
+        }
+        Transport::Udp => {
+            let far = server.udp(any, port);
+            far.set_read_timeout(Some(LIMIT))?;
+            let near = client.udp(any, 0);
+            near.set_read_timeout(Some(LIMIT))?;
+            client.enter(|| near.connect(to))?;
+            near.send(b"ping")?;
+            let (_, from) = far.recv_from(&mut word)?;
+            far.send_to(&word, from)?;
+            // Connected: an answer from another address does not come through.
+            near.recv(&mut word)?;
+            from
+        }
+    };
+    assert_eq!(&word, b"ping");
+    Ok(seen.ip().to_string())
+}
+
+fn mapping(protocol: &str, host: u32, container: u32) -> Value {
+    json!({"hostPort": host, "containerPort": container, "protocol": protocol})
+}
+
+/// portmap behind an attachment of another plugin.
+fn portmap(to: &Attachment, mappings: Value) -> Value {
+    json!({
+        "cniVersion": "1.1.0", "name": to.config["name"], "type": "portmap",
+        "capabilities": {"portMappings": true}, "runtimeConfig": {"portMappings": mappings},
+        "prevResult": to.result,
+    })
+}
+
+/// A container on a bridge with 8080 → 80 mapped for TCP and UDP.
+fn mapped<'a>(node: &'a Node, container: &'a Container, more: Value) -> (Attachment<'a>, Attachment<'a>) {
+    let link = node.attach(container, "eth0", &dual_stack_config(node));
+    let both = json!([mapping("tcp", 8080, 80), mapping("udp", 8080, 80)]);
+    let ports = node.attach(container, "eth0", &with(portmap(&link, both), more));
+    assert_eq!(ports.result, link.result, "the result is passed on");
+    (link, ports)
+}
+
+#[test]
+fn a_mapped_port_leads_to_the_container_from_everywhere() {
+    require_netns!();
+    let node = Node::new();
+    let outside = node.outside();
+    let (one, two) = (node.container(), node.container());
+    let (_link, ports) = mapped(&node, &one, json!({}));
+    node.attach(&two, "eth0", &dual_stack_config(&node));
+    for transport in BOTH {
+        for (name, client, to, seen) in [
+            ("outside", &*outside, Outside::NODE_V4, Outside::V4),
+            ("outside", &*outside, Outside::NODE_V6, Outside::V6),
+            ("host", &*node, Outside::NODE_V4, Outside::NODE_V4),
+            ("host", &*node, Outside::NODE_V6, Outside::NODE_V6),
+            ("host by the gateway's address", &*node, "10.1.0.1", "10.1.0.1"),
+            ("localhost", &*node, "127.0.0.1", "10.1.0.1"),
+            ("localhost", &*node, "127.0.0.53", "10.1.0.1"),
+            ("itself", &*one, Outside::NODE_V4, "10.1.0.1"),
+            ("itself", &*one, Outside::NODE_V6, "fd00:1::1"),
+            ("itself by the gateway's address", &*one, "10.1.0.1", "10.1.0.1"),
+            ("neighbour", &*two, Outside::NODE_V4, "10.1.0.1"),
+            ("neighbour", &*two, Outside::NODE_V6, "fd00:1::1"),
+            ("neighbour by the gateway's address", &*two, "fd00:1::1", "fd00:1::1"),
+        ] {
+            let found = reach(transport, client, (to, 8080), &one, 80);
+            let found = found.unwrap_or_else(|e| panic!("{transport:?} from {name} to {to}: {e}"));
+            assert_eq!(found, seen, "{transport:?} from {name} to {to}");
+        }
+        // Directly: nobody's address is hidden.
+        let seen = reach(transport, &two, ("10.1.0.2", 80), &one, 80).unwrap();
+        assert_eq!(seen, "10.1.0.3", "{transport:?}");
+    }
+    ports.check();
+    ports.del();
+    for transport in BOTH {
+        for (client, to) in [(&*outside, Outside::NODE_V4), (&*outside, Outside::NODE_V6)] {
+            assert!(
+                reach(transport, client, (to, 8080), &one, 80).is_err(),
+                "{transport:?} to {to} after DEL"
+            );
+        }
+    }
+}
+
+#[test]
+fn localhost_of_ipv6_is_refused_at_once_instead_of_lost() {
+    require_netns!();
+    let node = Node::new();
+    let one = node.container();
+    let (_link, _ports) = mapped(&node, &one, json!({}));
+    let refused = reach(Transport::Tcp, &node, ("::1", 8080), &one, 80).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn traffic_through_the_host_to_another_machines_same_port_is_not_touched() {
+    // CVE-2025-67499
+    require_netns!();
+    let node = Node::new();
+    let outside = node.outside();
+    let (one, two) = (node.container(), node.container());
+    let (_link, _ports) = mapped(&node, &one, json!({}));
+    node.attach(&two, "eth0", &dual_stack_config(&node));
+    outside.ip(&["route add 10.1.0.0/24 via 203.0.113.2", "route add fd00:1::/64 via 2001:db8:1::2"]);
+    for transport in BOTH {
+        for (to, seen) in [(Outside::V4, "10.1.0.3"), (Outside::V6, "fd00:1::3")] {
+            let found = reach(transport, &two, (to, 8080), &outside, 8080);
+            assert_eq!(found.unwrap_or_else(|e| panic!("{transport:?} {to}: {e}")), seen);
+        }
+        for (to, seen) in [("10.1.0.3", Outside::V4), ("fd00:1::3", Outside::V6)] {
+            let found = reach(transport, &outside, (to, 8080), &two, 8080);
+            assert_eq!(found.unwrap_or_else(|e| panic!("{transport:?} {to}: {e}")), seen);
+        }
+    }
+}
+
+#[test]
+fn rules_of_others_for_the_same_port_come_first() {
+    // CVE-2019-9946: whatever was there first, in the tool's own table and before or after ours.
+    require_netns!();
+    for before in [true, false] {
+        let node = Node::new();
+        let outside = node.outside();
+        let (one, two) = (node.container(), node.container());
+        let other = || {
+            node.run("iptables-nft -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to 10.1.0.3:81");
+        };
+        if before {
+            other();
+        }
+        let (_link, _ports) = mapped(&node, &one, json!({}));
+        node.attach(&two, "eth0", &dual_stack_config(&node));
+        if !before {
+            other();
+        }
+        let seen = reach(Transport::Tcp, &outside, (Outside::NODE_V4, 8080), &two, 81);
+        assert_eq!(seen.unwrap_or_else(|e| panic!("{before}: {e}")), Outside::V4);
+    }
+}
+
+#[test]
+fn a_host_address_restricts_a_mapping_and_goes_before_one_without() {
+    require_netns!();
+    let node = Node::new();
+    let outside = node.outside();
+    node.ip(&["addr add 203.0.113.9/24 dev uplink"]);
+    let (one, two) = (node.container(), node.container());
+    let (first, second) = (
+        node.attach(&one, "eth0", &dual_stack_config(&node)),
+        node.attach(&two, "eth0", &dual_stack_config(&node)),
+    );
+    let at = |host: &str, port: u16| json!({"hostPort": port, "containerPort": 80, "protocol": "TCP", "hostIP": host});
+    let ports = json!([at("203.0.113.9", 8080), at("127.0.0.1", 8081), at("0.0.0.0", 8082), at("::", 8083)]);
+    let specific = node.attach(&one, "eth0", &portmap(&first, ports));
+    let all = node.attach(&two, "eth0", &portmap(&second, json!([mapping("tcp", 8080, 80)])));
+    let tcp = |client: &Netns, to, server: &Container| reach(Transport::Tcp, client, to, server, 80);
+    tcp(&outside, ("203.0.113.9", 8080), &one).unwrap();
+    tcp(&outside, (Outside::NODE_V4, 8080), &two).unwrap();
+    tcp(&node, ("127.0.0.1", 8081), &one).unwrap();
+    assert!(tcp(&outside, (Outside::NODE_V4, 8081), &one).is_err());
+    tcp(&outside, (Outside::NODE_V4, 8082), &one).unwrap();
+    assert!(tcp(&outside, (Outside::NODE_V6, 8082), &one).is_err());
+    tcp(&outside, (Outside::NODE_V6, 8083), &one).unwrap();
+    assert!(tcp(&outside, (Outside::NODE_V4, 8083), &one).is_err());
+    specific.check();
+    all.check();
+    specific.del();
+    tcp(&outside, ("203.0.113.9", 8080), &two).unwrap();
+}
+
+#[test]
+fn a_neighbour_cannot_reach_what_listens_on_localhost() {
+    // CVE-2020-8558: route_localnet alone would let it.
+    require_netns!();
+    let node = Node::new();
+    let (one, two) = (node.container(), node.container());
+    let (_link, _ports) = mapped(&node, &one, json!({}));
+    node.attach(&two, "eth0", &dual_stack_config(&node));
+    assert_eq!(node.sysctl("net/ipv4/conf/cni0/route_localnet"), "1");
+    two.ip(&["route add 127.0.0.0/8 via 10.1.0.1"]);
+    two.set_sysctl("net/ipv4/conf/eth0/route_localnet", "1");
+    let secret = node.udp([127, 0, 0, 1], 9000);
+    secret.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let attack = two.udp([10, 1, 0, 3], 0);
+    attack.send_to(b"x", "127.0.0.1:9000").unwrap();
+    assert!(secret.recv_from(&mut [0; 4]).is_err(), "a packet of a neighbour got to 127.0.0.1");
+    // It is the rule that keeps it out.
+    node.run("nft flush chain ip cni-all martians");
+    attack.send_to(b"x", "127.0.0.1:9000").unwrap();
+    secret.recv_from(&mut [0; 4]).unwrap();
+}
+
+#[test]
+fn without_snat_nothing_is_masqueraded_and_with_masq_all_everything() {
+    require_netns!();
+    let node = Node::new();
+    let outside = node.outside();
+    let one = node.container();
+    let (_link, ports) = mapped(&node, &one, json!({"snat": false}));
+    assert!(reach(Transport::Tcp, &one, (Outside::NODE_V4, 8080), &one, 80).is_err());
+    assert_eq!(node.sysctl("net/ipv4/conf/cni0/route_localnet"), "0");
+    let seen = reach(Transport::Tcp, &outside, (Outside::NODE_V4, 8080), &one, 80).unwrap();
+    assert_eq!(seen, Outside::V4);
+    ports.check();
+    // The same attachment again, otherwise.
+    let ports = node.attach(&one, "eth0", &with(ports.config, json!({"snat": true, "masqAll": true})));
+    for (to, seen) in [(Outside::NODE_V4, "10.1.0.1"), (Outside::NODE_V6, "fd00:1::1")] {
+        assert_eq!(reach(Transport::Udp, &outside, (to, 8080), &one, 80).unwrap(), seen);
+    }
+    reach(Transport::Tcp, &one, (Outside::NODE_V4, 8080), &one, 80).unwrap();
+    ports.check();
+}
+
+#[test]
+fn a_host_port_that_another_container_has_is_refused_by_its_name() {
+    require_netns!();
+    let node = Node::new();
+    let (one, two) = (node.container_named("first"), node.container_named("second"));
+    let (_link, ports) = mapped(&node, &one, json!({}));
+    let second = node.attach(&two, "eth0", &dual_stack_config(&node));
+    let before = node.snapshot();
+    let mappings = json!([mapping("tcp", 9090, 90), mapping("udp", 8080, 80)]);
+    let config = portmap(&second, mappings);
+    let failure = node.request("ADD", &two, "eth0", &config).fails(102);
+    failure.says("host port udp . 8080 is mapped already, by container first (network net, interface eth0)");
+    assert_same(&before, &node.snapshot());
+    ports.del();
+    node.attach(&two, "eth0", &config).check();
+}
+
+#[test]
+fn an_address_given_anew_takes_the_ports_of_whom_it_was_taken_from() {
+    require_netns!();
+    let node = Node::new();
+    let (one, two) = (node.container(), node.container());
+    let (link, _ports) = mapped(&node, &one, json!({}));
+    // The first container vanished without DEL of portmap.
+    link.del();
+    let config = with(
+        dual_stack_config(&node),
+        json!({"ipam": {"type": "static", "addresses": [
+        {"address": "10.1.0.2/24"}, {"address": "fd00:1::2/64"}]}}),
+    );
+    let again = node.attach(&two, "eth0", &config);
+    let ports = node.attach(&two, "eth0", &portmap(&again, json!([mapping("tcp", 8080, 80)])));
+    ports.check();
+    reach(Transport::Tcp, &node, ("127.0.0.1", 8080), &two, 80).unwrap();
+}
+
+#[test]
+fn del_needs_nothing_but_the_attachments_name_and_leaves_other_attachments_alone() {
+    require_netns!();
+    let node = Node::new();
+    let (one, two) = (node.container(), node.container());
+    let (first, _ports) = mapped(&node, &one, json!({}));
+    let inside = node.attach(
+        &one,
+        "eth1",
+        &with_static(
+            with(dual_stack_config(&node), json!({"name": "other"})),
+            json!([{"address": "10.1.0.9/24"}]),
+            json!([]),
+        ),
+    );
+    let second = node.attach(&two, "eth0", &dual_stack_config(&node));
+    let kept = [
+        node.attach(&one, "eth1", &portmap(&inside, json!([mapping("tcp", 8081, 80)]))),
+        node.attach(&two, "eth0", &portmap(&second, json!([mapping("sctp", 8080, 80)]))),
+    ];
+    let config =
+        json!({"cniVersion": "1.1.0", "name": "net", "type": "portmap", "backend": 5, "runtimeConfig": []});
+    for _ in 0..2 {
+        let call = node.request("DEL", &one, "eth0", &config).env("CNI_NETNS", "");
+        call.silent();
+    }
+    let nft = node.nft();
+    assert!(!nft.contains("net net if eth0 id container-0\""), "{nft}");
+    kept.iter().for_each(Attachment::check);
+    drop(first);
+    for attachment in kept {
+        attachment.del();
+    }
+    let nft = node.nft();
+    assert!(!nft.contains("elements") && !nft.contains("hairpin-"), "{nft}");
+}
+
+#[test]
+fn gc_removes_mappings_of_what_is_not_valid_any_more() {
+    require_netns!();
+    let node = Node::new();
+    let (one, two) = (node.container(), node.container());
+    let (_link, ports) = mapped(&node, &one, json!({}));
+    let second = node.attach(&two, "eth0", &dual_stack_config(&node));
+    let kept = node.attach(&two, "eth0", &portmap(&second, json!([mapping("tcp", 80, 80)])));
+    let gc = |config: &Value, valid: Value| {
+        let list = json!({"cni.dev/valid-attachments": valid});
+        node.call("portmap").command("GC").config(&with(config.clone(), list)).silent();
+    };
+    let before = node.snapshot();
+    gc(&with(ports.config.clone(), json!({"name": "other"})), json!([]));
+    assert_same(&before, &node.snapshot());
+    gc(&ports.config, json!([{"containerID": two.id(), "ifname": "eth0"}]));
+    assert!(!node.nft().contains(one.id()));
+    kept.check();
+    gc(&ports.config, json!([]));
+    assert!(!node.nft().contains("elements"));
+}
+
+#[test]
+fn check_names_what_is_missing() {
+    require_netns!();
+    let node = Node::new();
+    let one = node.container();
+    let (_link, ports) = mapped(&node, &one, json!({}));
+    for (damage, word) in [
+        ("nft delete element ip cni-all hostports { tcp . 8080 }", "hostports does not have { tcp . 8080 "),
+        ("nft flush map ip6 cni-all hairpins", "hairpins does not have { tcp . fd00:1::2 . 80 . 8080"),
+        (
+            "nft flush chain ip cni-all portmap-local",
+            "nft add rule ip cni-all portmap-local fib daddr type local",
+        ),
+        ("nft flush chain ip cni-all martians", "martians"),
+    ] {
+        ports.check();
+        node.run(damage);
+        let failure = ports.call("CHECK").fails(100);
+        failure.names(&[word.trim_start_matches("nft add rule ")]);
+        node.run("nft flush ruleset");
+        node.request("ADD", &one, "eth0", &ports.config).ok();
+    }
+    node.set_sysctl("net/ipv4/conf/cni0/route_localnet", "0");
+    ports.call("CHECK").fails(100).names(&["/proc/sys/net/ipv4/conf/cni0/route_localnet is not 1"]);
+}
+
+#[test]
+fn a_mapping_that_is_not_valid_is_refused_by_its_place() {
+    require_netns!();
+    let node = Node::new();
+    let one = node.container();
+    let link = node.attach(&one, "eth0", &dual_stack_config(&node));
+    let ok = mapping("tcp", 1, 1);
+    for (mappings, says) in [
+        (
+            json!([ok, mapping("tcp", 0, 80)]),
+            "runtimeConfig.portMappings[1].hostPort: 0 is not a port (1 to 65535)",
+        ),
+        (
+            json!([mapping("tcp", 80, 65536)]),
+            "runtimeConfig.portMappings[0].containerPort: 65536 is not a port (1 to 65535)",
+        ),
+        (
+            json!([mapping("icmp", 8, 8)]),
+            "runtimeConfig.portMappings[0].protocol: \"icmp\" is not tcp, udp or sctp",
+        ),
+        (
+            json!([with(mapping("tcp", 8, 8), json!({"hostIP": "nowhere"}))]),
+            "runtimeConfig.portMappings[0].hostIP: \"nowhere\" is not an IP address",
+        ),
+        (
+            json!([mapping("tcp", 8, 8), with(mapping("tcp", 8, 9), json!({"hostIP": "::"}))]),
+            "runtimeConfig.portMappings[1].hostPort: 8/tcp is mapped to container port 8 as well",
+        ),
+    ] {
+        node.request("ADD", &one, "eth0", &portmap(&link, mappings)).fails(7).says(says);
+    }
+    let lonely = json!({"cniVersion": "1.1.0", "name": "net", "type": "portmap"});
+    node.request("ADD", &one, "eth0", &lonely).fails(7).says("must be called as chained plugin");
+    assert_eq!(node.nft(), "");
+    // Nothing to map: nothing is done.
+    let result = node.request("ADD", &one, "eth0", &portmap(&link, json!([]))).ok();
+    assert_eq!(result, link.result);
+    assert_eq!(node.nft(), "");
+}
