@@ -18,7 +18,8 @@ CNI_ALL_PLUGINS := \
 	sbr \
 	static \
 	tap \
-	tuning
+	tuning \
+	vrf
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=

@@ -12,6 +12,7 @@ mod sbr;
 mod static_ipam;
 mod tap;
 mod tuning;
+mod vrf;
 
 use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
@@ -122,6 +123,7 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &static_ipam::Static,
     &tap::Tap,
     &tuning::Tuning,
+    &vrf::Vrf,
 ];
 
 /// The plugin of that exact name.

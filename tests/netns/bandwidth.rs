@@ -44,11 +44,11 @@ fn config(main: &Attachment, keys: Value) -> Value {
     with(base, keys)
 }
 
-/// 80 Mbit/s to the container, 40 Mbit/s from it.
+/// 20 Mbit/s to the container, 10 Mbit/s from it: slow enough for a virtual machine without acceleration.
 fn both() -> Value {
     json!({
-        "ingressRate": 80_000_000, "ingressBurst": 1_600_000,
-        "egressRate": 40_000_000, "egressBurst": 800_000,
+        "ingressRate": 20_000_000, "ingressBurst": 400_000,
+        "egressRate": 10_000_000, "egressBurst": 200_000,
     })
 }
 
@@ -70,13 +70,13 @@ fn queues(netns: &Netns, link: &str) -> Vec<String> {
     text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.contains("noqueue")).collect()
 }
 
-/// Bits per second of TCP payload that get from one namespace to an address of another within a second.
+/// Bits per second of TCP payload that get from one namespace to an address of another, in the second after the first.
 #[track_caller]
 fn throughput(from: &Netns, to: &Netns, address: &str) -> f64 {
     let mut server = to.command("iperf3 -s -1 --forceflush").stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(server.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert!(said.any(|line| line.contains("Server listening")), "iperf3 -s does not listen");
-    let line = format!("iperf3 -c {address} -t 1 -J");
+    let line = format!("iperf3 -c {address} -O 1 -t 1 -J");
     let output = from.try_run(&line);
     let _ = server.kill();
     server.wait().unwrap();
@@ -112,12 +112,12 @@ fn the_measured_rate_is_the_one_that_was_set_in_both_directions_and_families() {
         let limits = node.attach(&container, "eth0", &config(&main, both()));
         for (n, gateway) in [(0, "10.1.0.1"), (1, "fd00:1::1")] {
             let ip = main.ip(n);
-            assert_rate(&node, &container, &ip, 80e6);
-            assert_rate(&container, &node, gateway, 40e6);
+            assert_rate(&node, &container, &ip, 20e6);
+            assert_rate(&container, &node, gateway, 10e6);
         }
         limits.del();
         let free = throughput(&container, &node, "10.1.0.1");
-        assert!(free > 160e6, "{plugin}: still limited after DEL: {free}");
+        assert!(free > 40e6, "{plugin}: still limited after DEL: {free}");
     }
 }
 
@@ -133,10 +133,10 @@ fn only_traffic_with_listed_networks_is_limited_or_all_other() {
         let (main, limits) = shaped(&node, &container, "eth0", with(both(), json!({key: ["10.1.0.0/24"]})));
         limits.check();
         let own = |address: &str| main.ip(usize::from(address.contains(':')));
-        assert_rate(&node, &container, &own(limited), 80e6);
-        assert_rate(&container, &node, limited, 40e6);
+        assert_rate(&node, &container, &own(limited), 20e6);
+        assert_rate(&container, &node, limited, 10e6);
         for rate in [throughput(&node, &container, &own(free)), throughput(&container, &node, free)] {
-            assert!(rate > 160e6, "{key}: {free} is limited: {rate}");
+            assert!(rate > 40e6, "{key}: {free} is limited: {rate}");
         }
         limits.del();
         assert!(queues(&node, &main.host_veth()).is_empty() && node.links_of_kind("ifb").is_empty());
@@ -273,7 +273,7 @@ fn check_finds_every_damage() {
         ("ip link del IFB", &["egress", "missing"]),
         ("ip link set IFB down", &["egress", "down"]),
         (
-            "tc qdisc change dev IFB root handle 1: tbf rate 40mbit burst 90000 limit 225000",
+            "tc qdisc change dev IFB root handle 1: tbf rate 10mbit burst 20000 limit 56250",
             &["egress", "burst"],
         ),
     ];

@@ -36,6 +36,7 @@ mod tap;
 mod teardown;
 mod tuning;
 mod upgrade;
+mod vrf;
 
 use serde_json::{Value, json};
 

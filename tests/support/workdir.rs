@@ -24,6 +24,7 @@ pub const PLUGINS: &[&str] = &[
     "static",
     "tap",
     "tuning",
+    "vrf",
 ];
 
 const PREFIX: &str = "cni-all-test.";

@@ -15,6 +15,7 @@ use super::{
     port_vlan, route, rule,
     tc::{AddIfb, TcChange},
     uapi::*,
+    vrf::AddVrf,
     wire::{Attributes, Batch, ifinfomsg},
 };
 use crate::cni::{Error, Result};
@@ -31,6 +32,8 @@ pub enum Change {
     AddIfb(AddIfb),
     /// `ip link add NAME type veth peer name PEER`: both ends in one message; EEXIST when one of the names is taken.
     AddVeth(AddVeth),
+    /// `ip link add NAME type vrf`; EEXIST when there is a link of that name.
+    AddVrf(AddVrf),
     /// `ip link del NAME`: costs some 16 ms (see [`crate::kernel::detach`]).
     DelLink(Dev),
     /// `ip link set dev NAME ...`, and port flags as `bridge link set dev NAME ...`.
@@ -196,6 +199,7 @@ impl Change {
         match self {
             Change::AddBridge(bridge) => self.encode_bridge(bridge, batch)?,
             Change::AddIfb(ifb) => ifb.encode(self, batch)?,
+            Change::AddVrf(vrf) => vrf.encode(batch)?,
             Change::AddVeth(veth) => self.encode_veth(veth, batch)?,
             Change::DelLink(dev) => {
                 let (index, name) = dev.address(self)?;

@@ -19,6 +19,7 @@ mod socket;
 pub mod tc;
 mod tc_text;
 pub mod uapi;
+mod vrf;
 mod watch;
 mod wire;
 
@@ -32,6 +33,7 @@ pub use port_vlan::{PortVlan, VlanRange};
 pub use probe::has_kind;
 pub use route::{NextHop, Route, RouteSpec};
 pub use rule::{Rule, RuleSpec, free_table};
+pub use vrf::AddVrf;
 pub use watch::{AddressWatch, Event, LinkWatch};
 
 pub(super) use socket::Socket;
