@@ -17,6 +17,7 @@ mod static_ipam;
 mod tap;
 mod tuning;
 mod vlan;
+mod vrf;
 
 use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
@@ -148,6 +149,7 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &tap::Tap,
     &tuning::Tuning,
     &vlan::Vlan,
+    &vrf::Vrf,
 ];
 
 /// The plugin of that exact name.

@@ -38,6 +38,7 @@ mod tap;
 mod teardown;
 mod tuning;
 mod upgrade;
+mod vrf;
 
 use serde_json::{Value, json};
 

@@ -30,7 +30,10 @@ pub const PLUGINS: &[&str] = &[
     "static",
     "tap",
     "tuning",
+pub const PLUGINS: &[&str] = &[
     "vlan",
+    "vrf",
+];
 ];
 
 const PREFIX: &str = "cni-all-test.";

@@ -22,6 +22,7 @@ mod surroundings;
 pub mod tc;
 mod tc_text;
 pub mod uapi;
+mod vrf;
 mod watch;
 mod wire;
 
@@ -36,6 +37,7 @@ pub use probe::has_kind;
 pub use route::{NextHop, Route, RouteSpec};
 pub use rule::{Rule, RuleSpec, free_table};
 pub use sublink::{AddSubLink, IpvlanMode, MacvlanMode, SubKind};
+pub use vrf::AddVrf;
 pub use watch::{AddressWatch, Event, LinkWatch};
 
 pub(super) use socket::Socket;
