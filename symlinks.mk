@@ -10,6 +10,7 @@
 CNI_ALL_PLUGINS := \
 	bridge \
 	firewall \
+	host-device \
 	host-local \
 	loopback \
 	portmap \

@@ -2,6 +2,7 @@
 
 mod bridge;
 mod firewall;
+mod host_device;
 mod host_local;
 pub mod keys;
 mod loopback;
@@ -111,6 +112,7 @@ pub trait Plugin: Sync {
 pub static PLUGINS: &[&dyn Plugin] = &[
     &bridge::Bridge,
     &firewall::Firewall,
+    &host_device::HostDevice,
     &host_local::HostLocal,
     &loopback::Loopback,
     &portmap::Portmap,

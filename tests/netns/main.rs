@@ -21,6 +21,7 @@ mod firewall;
 mod firewall_hosts;
 mod firewall_isolation;
 mod gc_status;
+mod host_device;
 mod host_namespace;
 mod inputs;
 mod loopback;

@@ -12,8 +12,18 @@ use serde_json::Value;
 use super::Call;
 
 /// The personalities under test; each gets a link in [`Workdir::bin`].
-pub const PLUGINS: [&str; 9] =
-    ["bridge", "firewall", "host-local", "loopback", "portmap", "ptp", "static", "tap", "tuning"];
+pub const PLUGINS: [&str; 10] = [
+    "bridge",
+    "firewall",
+    "host-device",
+    "host-local",
+    "loopback",
+    "portmap",
+    "ptp",
+    "static",
+    "tap",
+    "tuning",
+];
 
 const PREFIX: &str = "cni-all-test.";
 
