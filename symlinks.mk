@@ -10,6 +10,7 @@
 CNI_ALL_PLUGINS := \
 	bridge \
 	firewall \
+	flannel \
 	host-device \
 	host-local \
 	loopback \

@@ -2,6 +2,7 @@
 
 mod bridge;
 mod firewall;
+mod flannel;
 mod host_device;
 mod host_local;
 pub mod keys;
@@ -112,6 +113,7 @@ pub trait Plugin: Sync {
 pub static PLUGINS: &[&dyn Plugin] = &[
     &bridge::Bridge,
     &firewall::Firewall,
+    &flannel::Flannel,
     &host_device::HostDevice,
     &host_local::HostLocal,
     &loopback::Loopback,

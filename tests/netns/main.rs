@@ -20,6 +20,7 @@ mod failure;
 mod firewall;
 mod firewall_hosts;
 mod firewall_isolation;
+mod flannel;
 mod gc_status;
 mod host_device;
 mod host_namespace;

@@ -12,9 +12,10 @@ use serde_json::Value;
 use super::Call;
 
 /// The personalities under test; each gets a link in [`Workdir::bin`].
-pub const PLUGINS: [&str; 10] = [
+pub const PLUGINS: [&str; 11] = [
     "bridge",
     "firewall",
+    "flannel",
     "host-device",
     "host-local",
     "loopback",
