@@ -4,6 +4,8 @@ mod bandwidth;
 mod bridge;
 mod dhcp;
 mod dummy;
+mod flannel;
+mod host_device;
 pub mod firewall;
 mod host_local;
 mod ipvlan;
@@ -138,6 +140,8 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &dhcp::Dhcp,
     &dummy::Dummy,
     &firewall::Firewall,
+    &flannel::Flannel,
+    &host_device::HostDevice,
     &host_local::HostLocal,
     &ipvlan::Ipvlan,
     &loopback::Loopback,

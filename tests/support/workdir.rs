@@ -15,11 +15,11 @@ use super::Call;
 pub const PLUGINS: &[&str] = &[
     "bandwidth",
     "bridge",
-pub const PLUGINS: &[&str] = &[
     "dhcp",
     "dummy",
-];
     "firewall",
+    "flannel",
+    "host-device",
     "host-local",
     "ipvlan",
     "loopback",
@@ -30,10 +30,8 @@ pub const PLUGINS: &[&str] = &[
     "static",
     "tap",
     "tuning",
-pub const PLUGINS: &[&str] = &[
     "vlan",
     "vrf",
-];
 ];
 
 const PREFIX: &str = "cni-all-test.";
