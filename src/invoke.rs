@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::cni::json::Value;
 use crate::cni::version::negotiate;
 use crate::cni::{CniResult, Code, Command, Error, Execution, Request, Result, ResultExt, Version};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, dry_run};
 use crate::plugins::{self, Plugin};
 
 /// Where a plugin type was found.
@@ -140,6 +140,14 @@ fn is_own_executable(file: &Metadata) -> bool {
 /// Starts `path` as the protocol says: our environment with this request's `CNI_*` variables, the configuration's
 /// original bytes on standard input.
 fn execute(path: &Path, plugin_type: &str, req: &Request) -> Result<Option<CniResult>> {
+    if dry_run::is_on() {
+        dry_run::note(format_args!(
+            "CNI_COMMAND={} {}  # another program: what it would change is not known",
+            req.command,
+            path.display()
+        ));
+        return Ok(req.config.prev_result()?.filter(|_| req.command == Command::Add));
+    }
     let output = start(path, req).context(plugin_type)?;
     if !output.status.success() {
         return Err(failure(plugin_type, &output));

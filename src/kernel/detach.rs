@@ -69,7 +69,7 @@ struct Pending {
 /// Sockets or a pipe cannot be opened; nothing was begun then.
 pub fn begin_removal(handle: &mut Handle, devs: &[Dev], wait: bool) -> Result<Removal> {
     let ended = |outcomes| Removal { devs: devs.to_vec(), outcomes, pending: None };
-    if wait {
+    if wait || handle.is_dry_run() {
         return Ok(ended(remove_synchronously(handle, devs)?));
     }
     let children = devs.len().min(CHILDREN);

@@ -1,6 +1,7 @@
 //! The only folder that talks to the kernel about networking.
 
 pub mod detach;
+pub mod dry_run;
 pub mod netns;
 pub mod nft;
 pub mod rtnl;

@@ -16,7 +16,7 @@ use nix::{
     sys::statfs::{FsType, PROC_SUPER_MAGIC, statfs},
 };
 
-use super::rtnl::PeerNetns;
+use super::{dry_run, rtnl::PeerNetns};
 use crate::cni::{Error, Result};
 
 /// `NSFS_MAGIC`, linux/magic.h.
@@ -125,6 +125,11 @@ impl Netns {
         &self.path
     }
 
+    /// Device and inode: no other namespace has them while this is open.
+    pub(super) fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
     /// Both are the same namespace.
     pub fn same_as(&self, other: &Netns) -> bool {
         self.identity == other.identity
@@ -150,6 +155,7 @@ impl Netns {
         setns(&self.file, CloneFlags::CLONE_NEWNET)
             .map_err(|e| Error::system(format_args!("enter network namespace {}", self.path), e))?;
         let _back = Back(back);
+        let _inside = dry_run::enter(self.identity, &self.path);
         work()
     }
 }

@@ -7,6 +7,7 @@
 mod address;
 mod change;
 mod change_text;
+mod dry_run;
 mod handle;
 mod link;
 mod mac;
