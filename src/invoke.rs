@@ -15,6 +15,7 @@ use crate::cni::json::Value;
 use crate::cni::version::negotiate;
 use crate::cni::{CniResult, Code, Command, Error, Execution, Request, Result, ResultExt, Version};
 use crate::kernel::{Kernel, dry_run};
+use crate::log::phase;
 use crate::plugins::{self, Plugin};
 
 /// Where a plugin type was found.
@@ -33,9 +34,9 @@ pub fn run(plugin_type: &str, req: &Request, kernel: &mut Kernel) -> Result<Opti
     match find(plugin_type, &req.path)? {
         Found::Ours(plugin) => {
             negotiate(req.command, req.config.version.as_str(), plugin.versions())?;
-            plugins::call(plugin, req, kernel)
+            phase(plugin_type, || plugins::call(plugin, req, kernel))
         }
-        Found::Executable(path) => execute(&path, plugin_type, req),
+        Found::Executable(path) => phase(&format!("exec {plugin_type}"), || execute(&path, plugin_type, req)),
     }
 }
 

@@ -26,6 +26,7 @@ use nix::{
 
 use super::rtnl::{Batch, Change, Dev, Event, Handle, LinkWatch, Messages, Socket, Step};
 use crate::cni::{Error, Result, error::ResultExt};
+use crate::log::phase;
 
 /// Longest wait for the announcements. They come within milliseconds unless another process holds the kernel's rtnl lock.
 const BUDGET: Duration = Duration::from_secs(60);
@@ -104,6 +105,10 @@ impl Removal {
     /// # Errors
     /// Notifications cannot be received.
     pub fn finish(self, handle: &mut Handle) -> Result<Vec<Result<()>>> {
+        phase("wait until links are gone", || self.wait(handle))
+    }
+
+    fn wait(self, handle: &mut Handle) -> Result<Vec<Result<()>>> {
         let Removal { devs, mut outcomes, pending } = self;
         let Some(Pending { mut targets, mut watch, errors, pids }) = pending else { return Ok(outcomes) };
         let deadline = Instant::now() + BUDGET;

@@ -12,6 +12,7 @@ use super::{Change, Element, Family, ListedChain, ListedRule, Map, Table, Value}
 use crate::cni::error::ResultExt;
 use crate::cni::{Error, Result};
 use crate::kernel::dry_run;
+use crate::log::phase;
 
 /// Bytes of a reply: the kernel fills at most 32 KiB per datagram of a dump.
 const BUFFER: usize = 32 * 1024;
@@ -117,6 +118,10 @@ impl Socket {
     /// Starts over when the kernel refuses it because objects appeared, went or got users since they were looked at:
     /// what another process did in between, or must not happen twice.
     pub fn commit(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
+        phase("nftables", || self.plan_and_apply(plan))
+    }
+
+    fn plan_and_apply(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
         let mut left = ATTEMPTS;
         loop {
             left -= 1;
@@ -131,6 +136,10 @@ impl Socket {
     /// As [`Socket::commit`], and starts over as well when anything else of the ruleset changed since it was looked at:
     /// for decisions that depend on what is *not* there. (Before Linux 4.13 the kernel does not see to that.)
     pub fn commit_exclusive(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
+        phase("nftables", || self.plan_and_apply_alone(plan))
+    }
+
+    fn plan_and_apply_alone(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
         let mut left = EXCLUSIVE_ATTEMPTS;
         loop {
             left -= 1;

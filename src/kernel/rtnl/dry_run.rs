@@ -57,7 +57,7 @@ impl Handle {
             };
             match links.values().flatten().find(|link| is_meant(link)) {
                 Some(link) => Some(Some(link.clone())),
-                None => links.get(&dev.index).map(Clone::clone),
+                None => links.get(&dev.index).cloned(),
             }
         });
         if let Some(Some(link)) = changed {

@@ -25,6 +25,7 @@ use crate::{
         dry_run::{self, Place},
         netns::Netns,
     },
+    log::phase,
 };
 
 /// Room for one answer that is not a list. Memory that is not touched costs nothing, so it is made when it is needed.
@@ -80,7 +81,7 @@ impl Handle {
     /// The outer error is a failure of the socket: some steps may have been carried out.
     pub fn exchange(&mut self, steps: &[Step]) -> Result<Vec<Result<Option<Link>>>> {
         match self.dry_run.clone() {
-            None => self.exchange_real(steps),
+            None => phase("rtnetlink", || self.exchange_real(steps)),
             Some((place, prefix)) => Ok(self.exchange_dry(place, &prefix, steps)),
         }
     }
@@ -299,6 +300,10 @@ impl Handle {
     /// ENODEV when the link goes away; after `budget` the error names the state it is in. Notifications are asked for only
     /// when it is not up yet, which it mostly is.
     pub fn wait_port_up(&mut self, index: u32, budget: Duration) -> Result<Link> {
+        phase("wait until links are up", || self.wait_port(index, budget))
+    }
+
+    fn wait_port(&mut self, index: u32, budget: Duration) -> Result<Link> {
         let ready =
             |link: &Link| link.is_oper_up() && link.port.is_none_or(|port| port.state != BR_STATE_DISABLED);
         let gone = || Error::system(format_args!("wait until if{index} is up"), Errno::ENODEV);
