@@ -10,12 +10,19 @@
 CNI_ALL_PLUGINS := \
 	bandwidth \
 	bridge \
+	dummy \
 	firewall \
 	host-local \
+	ipvlan \
 	loopback \
+	macvlan \
 	portmap \
 	ptp \
-	static
+	sbr \
+	static \
+	tap \
+	tuning \
+	vlan
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=

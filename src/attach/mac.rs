@@ -29,23 +29,41 @@ struct MacWire {
 /// # Errors
 /// Not an address that an interface can have; DEL and GC take such a one for none.
 pub fn requested(req: &Request) -> Result<Option<Mac>> {
+    requested_or(req, ("", ""))
+}
+
+/// As [`requested`], and where that gives nothing the configuration's own key: its name, and what it says.
+///
+/// # Errors
+/// As for [`requested`].
+pub fn requested_or(req: &Request, configured: (&str, &str)) -> Result<Option<Mac>> {
     let wire: Wire = req.config.read()?;
     let cni_args = req.args()?;
     let sources = [
         ("runtimeConfig.mac", wire.runtime_config.mac.as_str()),
         ("args.cni.mac", wire.args.cni.mac.as_str()),
         ("CNI_ARGS: MAC", cni_args.get("MAC").unwrap_or_default()),
+        configured,
     ];
     let Some((key, text)) = sources.into_iter().find(|(_, text)| !text.is_empty()) else { return Ok(None) };
+    match of_interface(key, text) {
+        Ok(mac) => Ok(Some(mac)),
+        Err(_) if matches!(req.command, Command::Del | Command::Gc) => Ok(None),
+        Err(e) if key.starts_with("CNI_ARGS") => Err(e.with_code(Code::ENVIRONMENT)),
+        Err(e) => Err(e),
+    }
+}
+
+/// The address that is written behind `key`.
+///
+/// # Errors
+/// Not an address that an interface can have.
+pub fn of_interface(key: &str, text: &str) -> Result<Mac> {
     match text.parse::<Mac>() {
-        Ok(mac) if mac.0[0] & 1 == 0 && mac.0 != [0; 6] => Ok(Some(mac)),
-        _ if matches!(req.command, Command::Del | Command::Gc) => Ok(None),
-        _ => {
-            let code = if key.starts_with("CNI_ARGS") { Code::ENVIRONMENT } else { Code::INVALID_CONFIG };
-            let msg =
-                format!("{key}: {text:?} is not an interface's MAC address, such as \"02:00:00:00:00:05\"");
-            Err(Error::new(code, msg))
-        }
+        Ok(mac) if mac.0[0] & 1 == 0 && mac.0 != [0; 6] => Ok(mac),
+        _ => Err(Error::config(format!(
+            "{key}: {text:?} is not an interface's MAC address, such as \"02:00:00:00:00:05\""
+        ))),
     }
 }
 

@@ -1,11 +1,14 @@
 //! The only folder that talks to the kernel about networking.
 
+pub mod conntrack;
 pub mod detach;
 pub mod dry_run;
+pub mod namespaces;
 pub mod netns;
 pub mod nft;
 pub mod rtnl;
 pub mod sysctl;
+pub mod tun;
 
 use nix::errno::Errno;
 

@@ -30,8 +30,12 @@ mod portmap;
 mod ptp;
 mod reuse;
 mod routes;
+mod sbr;
 mod show;
+mod sublinks;
+mod tap;
 mod teardown;
+mod tuning;
 mod upgrade;
 
 use serde_json::{Value, json};

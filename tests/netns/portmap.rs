@@ -418,3 +418,40 @@ fn a_mapping_that_is_not_valid_is_refused_by_its_place() {
     assert_eq!(result, link.result);
     assert_eq!(node.nft(), "");
 }
+
+#[test]
+fn udp_clients_follow_a_port_from_container_to_container() {
+    require_netns!();
+    let node = Node::new();
+    let outside = node.outside();
+    let (one, two) = (node.container(), node.container());
+    let link = node.attach(&one, "eth0", &dual_stack_config(&node));
+    // Connections are tracked from the first mapping on.
+    let first = json!([mapping("tcp", 1, 1)]);
+    node.attach(&one, "eth0", &with(portmap(&link, first), json!({"name": "first"})));
+    let servers = [&one, &two].map(|container| container.udp([0; 4], 80));
+    let client = outside.udp([0; 4], 4000);
+    let foreign = node.udp([0; 4], 4001);
+    foreign.send_to(b"x", (Outside::V4, 8080)).unwrap();
+    let arrives = |at: &std::net::UdpSocket| {
+        client.send_to(b"x", (Outside::NODE_V4, 8080)).unwrap();
+        at.recv_from(&mut [0; 4]).map(|(_, from)| from.ip().to_string())
+    };
+    let tracked = || node.run("cat /proc/net/nf_conntrack");
+    // Nobody is there yet, and the kernel remembers that.
+    client.send_to(b"x", (Outside::NODE_V4, 8080)).unwrap();
+    let seen = tracked();
+    assert!(seen.contains("sport=4000 dport=8080"), "{seen}");
+    let first = node.attach(&one, "eth0", &portmap(&link, json!([mapping("udp", 8080, 80)])));
+    assert_eq!(arrives(&servers[0]).unwrap(), Outside::V4);
+    assert!(tracked().contains("src=203.0.113.2 dst=203.0.113.1 sport=4001 dport=8080"), "{}", tracked());
+    // ADD again keeps what is right: the answer's way is remembered.
+    node.request("ADD", &one, "eth0", &first.config).ok();
+    assert!(tracked().contains("sport=4000 dport=8080"), "{}", tracked());
+    first.del();
+    assert!(!tracked().contains("sport=4000 dport=8080"), "{}", tracked());
+    let second = node.attach(&two, "eth0", &dual_stack_config(&node));
+    node.attach(&two, "eth0", &portmap(&second, json!([mapping("udp", 8080, 80)])));
+    assert_eq!(arrives(&servers[1]).unwrap(), Outside::V4);
+    assert!(tracked().contains("sport=4001 dport=8080"), "{}", tracked());
+}

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
-use super::Netns;
+use super::{Netns, patience};
 
 /// A call that takes longer than this hangs, and is killed.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ pub struct Call {
     env: BTreeMap<String, OsString>,
     stdin: Option<Vec<u8>>,
     netns: Option<OwnedFd>,
-    private_state: Option<PathBuf>,
+    mounts: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Call {
@@ -48,7 +48,7 @@ impl Call {
             env,
             stdin: Some(Vec::new()),
             netns: None,
-            private_state: None,
+            mounts: Vec::new(),
         }
     }
 
@@ -114,8 +114,14 @@ impl Call {
 
     /// Shows the plugin `dir` in the place of `/var/lib/cni`, in a mount namespace of its own: for configurations that
     /// must be used as they stand, without `dataDir`.
-    pub fn private_state(mut self, dir: &Path) -> Call {
-        self.private_state = Some(dir.to_owned());
+    pub fn private_state(self, dir: &Path) -> Call {
+        std::fs::create_dir_all("/var/lib/cni").unwrap();
+        self.mount(dir, "/var/lib/cni")
+    }
+
+    /// Shows the plugin `dir` in the place of a directory of the machine, in a mount namespace of its own.
+    pub fn mount(mut self, dir: &Path, onto: &str) -> Call {
+        self.mounts.push((dir.to_owned(), onto.into()));
         self
     }
 
@@ -143,21 +149,20 @@ impl Call {
         let mut command = Command::new(&self.program);
         command.args(&self.args).env_clear().envs(&self.env);
         let netns = self.netns.as_ref().map(|fd| fd.try_clone().unwrap());
-        let private_state = self.private_state.clone();
-        if private_state.is_some() {
-            std::fs::create_dir_all("/var/lib/cni").unwrap();
-        }
-        if netns.is_some() || private_state.is_some() {
+        let mounts = self.mounts.clone();
+        if netns.is_some() || !mounts.is_empty() {
             let prepare = move || {
                 if let Some(fd) = &netns {
                     setns(fd, CloneFlags::CLONE_NEWNET)?;
                 }
-                if let Some(dir) = &private_state {
+                if !mounts.is_empty() {
                     use nix::mount::{MsFlags, mount};
                     let none = None::<&str>;
                     nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
                     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
-                    mount(Some(dir), "/var/lib/cni", none, MsFlags::MS_BIND, none)?;
+                    for (dir, onto) in &mounts {
+                        mount(Some(dir), onto, none, MsFlags::MS_BIND, none)?;
+                    }
                 }
                 Ok(())
             };
@@ -182,7 +187,8 @@ impl Call {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
         let (finished, watched) = mpsc::channel::<()>();
         let watchdog = std::thread::spawn(move || {
-            let timed_out = watched.recv_timeout(TIME_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout);
+            let timed_out =
+                watched.recv_timeout(patience(TIME_LIMIT)) == Err(mpsc::RecvTimeoutError::Timeout);
             if timed_out {
                 let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
             }

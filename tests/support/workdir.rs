@@ -12,8 +12,23 @@ use serde_json::Value;
 use super::Call;
 
 /// The personalities under test; each gets a link in [`Workdir::bin`].
-pub const PLUGINS: &[&str] =
-    &["bandwidth", "bridge", "firewall", "host-local", "loopback", "portmap", "ptp", "static"];
+pub const PLUGINS: &[&str] = &[
+    "bandwidth",
+    "bridge",
+    "dummy",
+    "firewall",
+    "host-local",
+    "ipvlan",
+    "loopback",
+    "macvlan",
+    "portmap",
+    "ptp",
+    "sbr",
+    "static",
+    "tap",
+    "tuning",
+    "vlan",
+];
 
 const PREFIX: &str = "cni-all-test.";
 

@@ -267,6 +267,9 @@ fn a_link_takes_every_setting() {
             alias: Some("alias".into()),
             promisc: Some(true),
             arp_notify: Some(true),
+            allmulti: Some(true),
+            tx_queue: Some(500),
+            netns: None,
             rename: Some("vc".into()),
             port: Some(PortFlags { hairpin: Some(true), isolated: None }),
             vlan_filtering: None,
@@ -277,6 +280,7 @@ fn a_link_takes_every_setting() {
         assert_eq!((link.is_up(), link.is_promisc(), link.alias.as_str()), (false, true, "alias"));
         assert_eq!((link.master, link.port.unwrap().hairpin), (Some(bridge.index), true));
         assert_eq!(sysctl::read("net/ipv4/conf/vc/arp_notify").unwrap(), "1");
+        assert_eq!((link.is_allmulti(), link.tx_queue), (true, 500));
         let unset = SetLink {
             master: Some(None),
             alias: Some(String::new()),
@@ -347,4 +351,30 @@ const BR_FORWARDING: u8 = 3;
 fn default_via(gw: std::net::IpAddr, dev: Dev) -> RouteSpec {
     let dst = if gw.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
     RouteSpec { gw: Some(gw), ..RouteSpec::new(dst.parse().unwrap(), dev) }
+}
+
+#[test]
+fn a_link_moves_to_another_namespace_under_a_new_name() {
+    private_netns("a_link_moves_to_another_namespace", || {
+        let mut handle = Handle::open().unwrap();
+        let dev = add_pair(&mut handle, "va", "vb").dev();
+        let other = Netns::create_unnamed().unwrap();
+        let mut inside = other.enter(Handle::open).unwrap();
+        // A link there has the old name: the kernel uses the new one at once.
+        add_pair(&mut inside, "va", "vx");
+        let set = |rename: &str| {
+            Change::SetLink(SetLink {
+                netns: Some(other.for_peer()),
+                rename: Some(rename.into()),
+                alias: Some("va".into()),
+                ..SetLink::of(dev.clone())
+            })
+        };
+        assert!(handle.apply(&[set("vx")]).unwrap_err().is_exists());
+        assert!(handle.link("va").unwrap().is_some());
+        handle.apply(&[set("eth0")]).unwrap();
+        assert!(handle.link("va").unwrap().is_none());
+        let moved = inside.link("eth0").unwrap().unwrap();
+        assert_eq!((moved.alias.as_str(), moved.is_up()), ("va", false));
+    });
 }

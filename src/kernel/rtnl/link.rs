@@ -9,6 +9,7 @@ use neli::consts::{
 use nix::libc;
 
 use super::{
+    SubKind,
     mac::Mac,
     uapi::*,
     wire::{Attrs, Batch, ifinfomsg, text_of, u8_at, u16_at, u32_at},
@@ -94,12 +95,36 @@ pub struct Link {
     pub kind: String,
     /// `ip link set alias`; empty when there is none.
     pub alias: String,
+    /// Routing table of a VRF.
+    pub vrf_table: Option<u32>,
     /// How many users want to see all packets.
     pub promiscuity: u32,
+    /// Length of the transmit queue, packets.
+    pub tx_queue: u32,
     /// What is special to a bridge.
     pub bridge: Option<Bridge>,
     /// What is special to a bridge's port.
     pub port: Option<Port>,
+    /// What is special to a tun or tap interface.
+    pub tun: Option<Tun>,
+    /// What is special to a vlan, macvlan, ipvlan or dummy.
+    pub sub: Option<SubKind>,
+    /// `IFLA_LINK_NETNSID`: number of the namespace that [`Link::peer`] is in (see [`super::Handle::number_of`]); `None`
+    /// when it is the same one.
+    pub lower_netns: Option<u32>,
+}
+
+/// Settings of a tun or tap interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tun {
+    /// It carries Ethernet frames; otherwise IP packets.
+    pub is_tap: bool,
+    /// User who may attach to it; `None` for any.
+    pub owner: Option<u32>,
+    /// Group that may attach to it; `None` for any.
+    pub group: Option<u32>,
+    /// Several processes or threads may each have a queue.
+    pub multi_queue: bool,
 }
 
 /// Settings of a bridge.
@@ -140,9 +165,25 @@ impl Link {
         self.flags & libc::IFF_PROMISC as u32 != 0
     }
 
+    /// Set to receive all multicast frames (`ip link set allmulticast on`).
+    pub fn is_allmulti(&self) -> bool {
+        self.flags & libc::IFF_ALLMULTI as u32 != 0
+    }
+
     /// Operationally up: has a carrier and can pass packets.
+    ///
+    /// A link whose carrier was there from the start is in state UNKNOWN, and works (the kernel's `netif_oper_up`): `lo`, a
+    /// dummy, on 6.1 also a bridge. Not so a veth: its UNKNOWN is a carrier that has yet to be noticed; until then the
+    /// kernel drops what is sent through it.
     pub fn is_oper_up(&self) -> bool {
-        self.oper_state == IF_OPER_UP
+        let has_carrier = self.flags & IFF_LOWER_UP != 0;
+        let unknown = self.oper_state == IF_OPER_UNKNOWN && self.kind != "veth";
+        self.oper_state == IF_OPER_UP || unknown && has_carrier
+    }
+
+    /// Up, and what it stands on is up too: frames get through.
+    pub fn has_carrier(&self) -> bool {
+        self.flags & libc::IFF_LOWER_UP as u32 != 0
     }
 
     /// Reads the payload of an RTM_NEWLINK or RTM_DELLINK.
@@ -156,8 +197,10 @@ impl Link {
                 Ifla::Operstate => link.oper_state = u8_at(value, 0),
                 Ifla::Master => link.master = Some(u32_at(value, 0)),
                 Ifla::Link => link.peer = Some(u32_at(value, 0)),
+                Ifla::LinkNetnsid => link.lower_netns = Some(u32_at(value, 0)),
                 Ifla::Ifalias => link.alias = text_of(value),
                 Ifla::Promiscuity => link.promiscuity = u32_at(value, 0),
+                Ifla::Txqlen => link.tx_queue = u32_at(value, 0),
                 Ifla::Linkinfo => link.decode_info(Attrs(value)),
                 // Only in AF_BRIDGE messages; LINKINFO says the same in the others.
                 Ifla::Protinfo => link.port = Some(Port::decode(Attrs(value))),
@@ -172,6 +215,14 @@ impl Link {
         if self.kind == "bridge" {
             self.bridge = info.find(IflaInfo::Data).map(|data| Bridge::decode(Attrs(data)));
         }
+        if self.kind == "tun" {
+            self.tun = info.find(IflaInfo::Data).map(|data| Tun::decode(Attrs(data)));
+        }
+        self.sub = SubKind::decode(&self.kind, info.find(IflaInfo::Data).map(Attrs));
+        if self.kind == "vrf" {
+            let table = info.find(IflaInfo::Data).and_then(|data| Attrs(data).find(IFLA_VRF_TABLE));
+            self.vrf_table = table.map(|b| u32_at(b, 0));
+        }
         if info.find(IflaInfo::SlaveKind).is_some_and(|kind| text_of(kind) == "bridge") {
             self.port = info.find(IflaInfo::SlaveData).map(|data| Port::decode(Attrs(data)));
         }
@@ -184,6 +235,18 @@ impl Bridge {
             vlan_filtering: attrs.find(IFLA_BR_VLAN_FILTERING).is_some_and(|b| u8_at(b, 0) != 0),
             stp: attrs.find(IFLA_BR_STP_STATE).is_some_and(|b| u32_at(b, 0) != 0),
             default_pvid: attrs.find(IFLA_BR_VLAN_DEFAULT_PVID).map(|b| u16_at(b, 0)),
+        }
+    }
+}
+
+impl Tun {
+    fn decode(attrs: Attrs<'_>) -> Tun {
+        let byte = |kind: u16| attrs.find(kind).map_or(0, |b| u8_at(b, 0));
+        Tun {
+            is_tap: i32::from(byte(IFLA_TUN_TYPE)) == libc::IFF_TAP,
+            owner: attrs.find(IFLA_TUN_OWNER).map(|b| u32_at(b, 0)),
+            group: attrs.find(IFLA_TUN_GROUP).map(|b| u32_at(b, 0)),
+            multi_queue: byte(IFLA_TUN_MULTI_QUEUE) != 0,
         }
     }
 }
