@@ -103,7 +103,7 @@ impl Drop for Inside {
 }
 
 impl Recording {
-    fn prefix(&self) -> String {
+    pub(super) fn prefix(&self) -> String {
         self.inside.last().map_or(String::new(), |(_, path)| match path.strip_prefix("/run/netns/") {
             Some(name) => format!("ip netns exec {name} "),
             None => format!("nsenter --net={path} "),

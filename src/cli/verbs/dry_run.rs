@@ -78,6 +78,8 @@ pub fn preview<T>(
 
 fn scratch() -> Result<Scratch> {
     let path = std::env::temp_dir().join(format!("cni-all-dry-run.{}", std::process::id()));
+    // Of a process that was killed and had the same number.
+    let _ = fs::remove_dir_all(&path);
     fs::create_dir(&path).map_err(|e| Error::io(format_args!("mkdir {}", path.display()), &e))?;
     Ok(Scratch(path))
 }
@@ -106,7 +108,8 @@ fn redirect(mut plugin: Value, network: &str, scratch: &Path, copies: &mut Vec<C
         _ => PathBuf::from(default),
     };
     let folder = if *by_network { network } else { "" };
-    let known = copies.iter().find(|copy| copy.original == dir.join(folder)).map(|copy| copy.copy.clone());
+    let own = if *by_network { dir.join(network) } else { dir.clone() };
+    let known = copies.iter().find(|copy| copy.original == own).map(|copy| copy.copy.clone());
     let place = match known {
         Some(copy) if *by_network => copy.parent().unwrap_or(scratch).to_owned(),
         Some(copy) => copy,
@@ -130,7 +133,8 @@ fn set(object: &mut Value, key: &str, value: Value) {
 impl Copy {
     /// A copy of `dir/folder` as `place/folder`.
     fn new(dir: &Path, folder: &str, place: &Path) -> Result<Copy> {
-        let (original, copy) = (dir.join(folder), place.join(folder));
+        let below = |dir: &Path| if folder.is_empty() { dir.to_owned() } else { dir.join(folder) };
+        let (original, copy) = (below(dir), below(place));
         let before = read(&original)?;
         let failed = |e: std::io::Error| Error::io(format_args!("copy {}", original.display()), &e);
         fs::create_dir_all(place).map_err(failed)?;
@@ -202,4 +206,51 @@ fn escaped(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::PLUGINS;
+
+    #[test]
+    fn every_plugin_that_can_be_told_where_to_write_is_told() {
+        for plugin in PLUGINS.iter().filter(|plugin| plugin.keys().iter().any(|key| key.name == "dataDir")) {
+            assert!(WRITERS.iter().any(|(name, ..)| *name == plugin.name()), "{}", plugin.name());
+        }
+    }
+
+    #[test]
+    fn plugins_write_into_copies_and_the_lines_are_about_the_originals() {
+        let scratch = scratch().unwrap();
+        let data = scratch.0.join("data");
+        for (file, text) in
+            [("net/10.1.0.2", "c1\r\neth0"), ("net/.cni-all/x", "index"), ("other/10.9.0.2", "c9")]
+        {
+            let path = data.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let text = format!(
+            r#"{{"name":"net","plugins":[{{"type":"x","ipam":{{"type":"host-local","DataDir":"{0}"}}}},{{"type":"y","ipam":{{"type":"host-local","dataDir":"{0}"}}}}]}}"#,
+            data.display()
+        );
+        let network = NetworkList::parse(text.as_bytes()).unwrap();
+        let (told, copies) = redirected(&network, &scratch.0).unwrap();
+        assert_eq!(copies.len(), 1);
+        for plugin in &told.plugins {
+            let ipam = plugin.get("ipam").unwrap().into_owned();
+            let dir = scratch.0.join("0").display().to_string();
+            assert_eq!(ipam.get("dataDir").unwrap().into_owned(), Value::String(dir));
+        }
+        let copy = scratch.0.join("0/net");
+        fs::remove_file(copy.join("10.1.0.2")).unwrap();
+        fs::write(copy.join("10.1.0.3"), "it's 5%\r\n").unwrap();
+        let net = data.join("net").display().to_string();
+        let lines = copies[0].lines().unwrap();
+        assert_eq!(
+            lines,
+            [format!(r"printf 'it'\''s 5%%\r\n' >{net}/10.1.0.3"), format!("rm {net}/10.1.0.2")]
+        );
+    }
 }

@@ -7,10 +7,12 @@ use nix::libc;
 
 use super::uapi::IF_OPER_UP;
 use super::{
-    AddAddress, AddBridge, AddVeth, Address, Bridge, Change, Dev, Handle, Link, Mac, Port, SetLink, Step,
+    AddAddress, AddBridge, AddVeth, Address, Bridge, Change, Dev, Handle, Link, Mac, PeerNetns, Port,
+    SetLink, Step, Tun,
 };
 use crate::cni::{Error, Result};
 use crate::kernel::dry_run::{Difference, Place, Recording, with};
+use crate::kernel::netns::Netns;
 
 /// What a new link has.
 #[derive(Default)]
@@ -88,6 +90,18 @@ impl Handle {
                 let new = New { kind: "ifb", mtu: Some(add.mtu), ..New::named(&add.name) };
                 make(place, &new, |_| {});
             }
+            Change::AddSubLink(add) => {
+                let there = add.netns.as_ref().map_or(Ok(place), |netns| place_of(netns, change))?;
+                if there == place {
+                    self.must_be_free(place, &add.name, change)?;
+                }
+                note(prefix, change);
+                let new = New { kind: add.kind.name(), mtu: add.mtu, mac: add.mac, ..New::named(&add.name) };
+                make(there, &new, |link| {
+                    link.sub = Some(add.kind);
+                    link.peer = add.lower.as_ref().map(|lower| lower.index);
+                });
+            }
             Change::DelLink(dev) => {
                 let link = self.existing(place, dev, change)?;
                 note(prefix, change);
@@ -102,8 +116,16 @@ impl Handle {
             Change::SetLink(set) => {
                 let link = self.existing(place, &set.dev, change)?;
                 note(prefix, change);
-                let link = changed(link, set);
-                with(|recording| difference(recording, place).links.insert(link.index, Some(link)));
+                let there = set.netns.as_ref().map_or(Ok(place), |netns| place_of(netns, change))?;
+                let mut link = changed(link, set);
+                with(|recording| {
+                    difference(recording, place).links.insert(link.index, None);
+                    if there != place {
+                        // Its number may be taken there.
+                        link.index = recording.next_index();
+                    }
+                    difference(recording, there).links.insert(link.index, Some(link));
+                });
             }
             Change::AddAddress(AddAddress { dev, net, .. }) => {
                 note(prefix, change);
@@ -124,11 +146,7 @@ impl Handle {
         self.must_be_free(place, &add.name, change)?;
         let there = match &add.peer.netns {
             None => place,
-            Some(netns) => {
-                let meta = std::fs::metadata(format!("/proc/self/fd/{}", netns.fd));
-                let meta = meta.map_err(|e| Error::io(change, &e))?;
-                (meta.dev(), meta.ino())
-            }
+            Some(netns) => place_of(netns, change)?,
         };
         note(prefix, change);
         let AddVeth { name, up, mtu, mac, master, peer } = add;
@@ -180,6 +198,23 @@ impl Handle {
     }
 }
 
+/// A namespace that is known by its descriptor.
+fn place_of(netns: &PeerNetns, change: &Change) -> Result<Place> {
+    let meta = std::fs::metadata(format!("/proc/self/fd/{}", netns.fd));
+    meta.map(|meta| (meta.dev(), meta.ino())).map_err(|e| Error::io(change, &e))
+}
+
+/// Adds the tap interface `name` to the namespace that the thread is in: `ip tuntap add …`, which `line` is.
+pub(in crate::kernel) fn make_tap(name: &str, line: &str, tun: Tun) -> Result<()> {
+    let place = Netns::current()?.identity();
+    with(|recording| {
+        let prefix = recording.prefix();
+        recording.push(&prefix, line);
+    });
+    make(place, &New { kind: "tun", ..New::named(name) }, |link| link.tun = Some(tun));
+    Ok(())
+}
+
 fn note(prefix: &str, change: &Change) {
     with(|recording| recording.push(prefix, &change.to_string()));
 }
@@ -227,6 +262,14 @@ fn changed(mut link: Link, set: &SetLink) -> Link {
     if let Some(on) = set.promisc {
         let flag = libc::IFF_PROMISC as u32;
         link.flags = if on { link.flags | flag } else { link.flags & !flag };
+    }
+    if let Some(on) = set.allmulti {
+        let flag = libc::IFF_ALLMULTI as u32;
+        link.flags = if on { link.flags | flag } else { link.flags & !flag };
+    }
+    link.tx_queue = set.tx_queue.unwrap_or(link.tx_queue);
+    if set.netns.is_some() {
+        set_up(&mut link, set.up == Some(true));
     }
     link.mtu = set.mtu.unwrap_or(link.mtu);
     link.mac = set.mac.or(link.mac);
