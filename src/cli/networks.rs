@@ -97,6 +97,10 @@ pub fn runtime(process: &Process<'_>, options: Options<'_>) -> Runtime {
         netns_override,
         log: variable(process, "CNI_ALL_LOG").unwrap_or_default(),
         trace: variable(process, "TRACEPARENT"),
+        environment: ["DBUS_SYSTEM_BUS_ADDRESS"]
+            .into_iter()
+            .filter_map(|name| Some((name.to_owned(), variable(process, name)?)))
+            .collect(),
         ..Runtime::new(dirs)
     }
 }

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use super::dry_run::Planned;
 use super::ffi::{self, Encoder, RawSocket};
 use super::lower::{self, Message};
-use super::{Change, Element, Family, ListedChain, ListedRule, Map, Table, Value};
+use super::{Change, Element, Family, Hook, ListedChain, ListedRule, Map, Table, Value};
 use crate::cni::error::ResultExt;
 use crate::cni::{Error, Result};
 use crate::kernel::dry_run;
@@ -192,6 +192,14 @@ impl Socket {
         let listed = self.dump(&message, what, |bytes| ffi::parse_chain(bytes).map(ListedChain::from))?;
         let listed = listed.into_iter().filter(|chain| chain.table == table.name).collect();
         Ok(self.planned_chains(table, listed))
+    }
+
+    /// The base chains of all tables of a family that are called from a hook.
+    pub fn chains_at(&mut self, family: Family, hook: Hook) -> Result<Vec<ListedChain>> {
+        let message = Message::new(libc::NFT_MSG_GETCHAIN, family, libc::NLM_F_DUMP);
+        let what = || format!("nft list chains {family}");
+        let listed = self.dump(&message, what, |bytes| ffi::parse_chain(bytes).map(ListedChain::from))?;
+        Ok(listed.into_iter().filter(|chain| chain.base.is_some_and(|base| base.hook == hook)).collect())
     }
 
     /// The rules of a table, or of one chain of it, in order; none when it is not there.
