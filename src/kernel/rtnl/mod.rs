@@ -7,6 +7,7 @@
 mod address;
 mod change;
 mod change_text;
+mod dry_run;
 mod handle;
 mod link;
 mod mac;
@@ -28,6 +29,7 @@ mod wire;
 
 pub use address::Address;
 pub use change::{AddAddress, AddBridge, AddVeth, Change, PeerNetns, PortFlags, SetLink, VethPeer};
+pub(in crate::kernel) use dry_run::make_tap;
 pub use handle::{Handle, Step};
 #[allow(unused_imports)] // Bridge and Port: for those who build a Link in a test
 pub use link::{Bridge, Dev, Link, Port, Tun};
