@@ -164,8 +164,8 @@ fn attach<'a>(
     Ok(result)
 }
 
-/// DEL: the host's way to the container, the link, then the addresses, so that none is handed out again while a link still answers for it. Neither the
-/// master nor a configuration that is still right is needed.
+/// DEL: the host's way to the container, the link, then the addresses, so that none is handed out again while a link still
+/// answers for it. Neither the master nor a configuration that is still right is needed.
 ///
 /// # Errors
 /// All failures together; every step was tried.
