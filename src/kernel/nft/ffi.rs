@@ -320,6 +320,8 @@ unsafe fn step(expr: *const sys::nftnl_expr) -> Step {
                     chain: text(sys::NFTNL_EXPR_IMM_CHAIN),
                 }
             }
+            "immediate" => Step::Constant(bytes(sys::NFTNL_EXPR_IMM_DATA)),
+            "meta" if number(sys::NFTNL_EXPR_META_KEY) == libc::NFT_META_L4PROTO as u32 => Step::Protocol,
             "match" => {
                 Step::Match(text(sys::NFTNL_EXPR_MT_NAME).unwrap_or_default(), bytes(sys::NFTNL_EXPR_MT_INFO))
             }

@@ -191,7 +191,6 @@ pub enum Side {
 
 /// One part of a rule: a condition, or what to do when all conditions before it hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(dead_code, reason = "the iptables layout comes next")]
 pub enum Statement {
     /// `ip daddr 10.1.0.0/16`, `ip daddr != 224.0.0.0/4`: the packet's address is, or is not, within a network.
     /// The table's family must be the network's.
