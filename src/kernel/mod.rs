@@ -2,6 +2,7 @@
 
 pub mod conntrack;
 pub mod detach;
+pub mod namespaces;
 pub mod netns;
 pub mod nft;
 pub mod rtnl;

@@ -85,10 +85,20 @@ fn throughput(from: &Netns, to: &Netns, address: &str) -> f64 {
     rate.unwrap_or_else(|| panic!("{line}: {shown:#}"))
 }
 
-/// Asserts that a measured rate is within a tenth of what was set.
+/// Asserts that the rate from one namespace to an address of another is within a tenth of what was set. A machine that is
+/// busy with other tests may be too slow for a while, but never too fast: three times are enough for one of them.
 #[track_caller]
-fn assert_rate(what: &str, measured: f64, set: f64) {
-    assert!((measured / set - 1.0).abs() <= 0.1, "{what}: {measured:.0} bit/s, {set:.0} were set");
+fn assert_rate(from: &Netns, to: &Netns, address: &str, set: f64) {
+    let mut measured = Vec::new();
+    for _ in 0..3 {
+        let rate = throughput(from, to, address);
+        assert!(rate <= set * 1.1, "to {address}: {rate:.0} bit/s, {set:.0} were set");
+        if rate >= set * 0.9 {
+            return;
+        }
+        measured.push(rate);
+    }
+    panic!("to {address}: {measured:.0?} bit/s, {set:.0} were set");
 }
 
 #[test]
@@ -102,8 +112,8 @@ fn the_measured_rate_is_the_one_that_was_set_in_both_directions_and_families() {
         let limits = node.attach(&container, "eth0", &config(&main, both()));
         for (n, gateway) in [(0, "10.1.0.1"), (1, "fd00:1::1")] {
             let ip = main.ip(n);
-            assert_rate(&format!("{plugin}, to {ip}"), throughput(&node, &container, &ip), 80e6);
-            assert_rate(&format!("{plugin}, from {ip}"), throughput(&container, &node, gateway), 40e6);
+            assert_rate(&node, &container, &ip, 80e6);
+            assert_rate(&container, &node, gateway, 40e6);
         }
         limits.del();
         let free = throughput(&container, &node, "10.1.0.1");
@@ -123,8 +133,8 @@ fn only_traffic_with_listed_networks_is_limited_or_all_other() {
         let (main, limits) = shaped(&node, &container, "eth0", with(both(), json!({key: ["10.1.0.0/24"]})));
         limits.check();
         let own = |address: &str| main.ip(usize::from(address.contains(':')));
-        assert_rate(&format!("{key}, to"), throughput(&node, &container, &own(limited)), 80e6);
-        assert_rate(&format!("{key}, from"), throughput(&container, &node, limited), 40e6);
+        assert_rate(&node, &container, &own(limited), 80e6);
+        assert_rate(&container, &node, limited, 40e6);
         for rate in [throughput(&node, &container, &own(free)), throughput(&container, &node, free)] {
             assert!(rate > 160e6, "{key}: {free} is limited: {rate}");
         }

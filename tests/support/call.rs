@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
-use super::Netns;
+use super::{Netns, patience};
 
 /// A call that takes longer than this hangs, and is killed.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -187,7 +187,8 @@ impl Call {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
         let (finished, watched) = mpsc::channel::<()>();
         let watchdog = std::thread::spawn(move || {
-            let timed_out = watched.recv_timeout(TIME_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout);
+            let timed_out =
+                watched.recv_timeout(patience(TIME_LIMIT)) == Err(mpsc::RecvTimeoutError::Timeout);
             if timed_out {
                 let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
             }
