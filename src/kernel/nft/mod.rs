@@ -138,7 +138,7 @@ pub enum Type {
 }
 
 /// A key or datum of a map.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Value {
     /// Of [`Type::Address`].
     Address(IpAddr),
@@ -166,7 +166,7 @@ pub struct Element {
 }
 
 /// What becomes of a packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// It passes this hook's chain.
     Accept,

@@ -1,5 +1,6 @@
 //! The configuration, as written and as checked.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -219,6 +220,7 @@ fn backend(written: Option<&str>, external_chain: bool, conditions: &[Conditions
 
 fn mappings(wires: &[MappingWire]) -> Result<Vec<Mapping>> {
     let mut mappings: Vec<Mapping> = Vec::with_capacity(wires.len());
+    let mut by_port: HashMap<(u8, u16), Vec<Mapping>> = HashMap::new();
     for (n, wire) in wires.iter().enumerate() {
         let fault =
             |key: &str, what: String| Error::config(format!("runtimeConfig.portMappings[{n}].{key}: {what}"));
@@ -242,20 +244,21 @@ fn mappings(wires: &[MappingWire]) -> Result<Vec<Mapping>> {
             container_port: port("containerPort", wire.container_port)?,
         };
         let overlaps = |other: &&Mapping| {
-            other.protocol == mapping.protocol
-                && other.host_port == mapping.host_port
-                && [Family::Ip, Family::Ip6].into_iter().any(|family| {
-                    other.host_ip_of(family).is_some()
-                        && other.host_ip_of(family) == mapping.host_ip_of(family)
-                })
+            [Family::Ip, Family::Ip6].into_iter().any(|family| {
+                other.host_ip_of(family).is_some() && other.host_ip_of(family) == mapping.host_ip_of(family)
+            })
         };
-        match mappings.iter().find(overlaps) {
+        let same_port = by_port.entry((mapping.protocol, mapping.host_port)).or_default();
+        match same_port.iter().find(overlaps) {
             Some(other) if other.container_port != mapping.container_port => {
                 let msg = format!("{mapping} is mapped to container port {} as well", other.container_port);
                 return Err(fault("hostPort", msg));
             }
-            _ if mappings.contains(&mapping) => {}
-            _ => mappings.push(mapping),
+            _ if same_port.contains(&mapping) => {}
+            _ => {
+                same_port.push(mapping);
+                mappings.push(mapping);
+            }
         }
     }
     Ok(mappings)

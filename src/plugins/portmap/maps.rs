@@ -3,7 +3,7 @@
 //! Every operation looks first, then sends one batch; nothing is listed to find an attachment's elements, because the
 //! map `portmappings` says where they are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use ipnet::IpNet;
 
@@ -135,18 +135,18 @@ impl Wanted {
         let element =
             |(map, key): (Map, Value), data| (map, Element { key, data, comment: self.comment.clone() });
         let mut all: Vec<(Map, Element)> = Vec::new();
+        let mut masqueraded = HashSet::new();
         for record in &self.records {
             all.push(match &self.conditional {
                 Some(chain) => element(record.place(true), Value::Verdict(Verdict::Jump(chain.name.clone()))),
                 None => element(record.place(false), record.target()),
             });
-            if let Some(hairpin) = &self.hairpin {
+            // Two addresses of the host can lead to the same port.
+            if let Some(hairpin) = &self.hairpin
+                && masqueraded.insert((record.protocol, record.container_port, record.host_port))
+            {
                 let goto = Value::Verdict(Verdict::Goto(hairpin.name.clone()));
-                let made = element(record.hairpin(), goto);
-                // Two addresses of the host can lead to the same port.
-                if !all.contains(&made) {
-                    all.push(made);
-                }
+                all.push(element(record.hairpin(), goto));
             }
         }
         all
@@ -241,9 +241,10 @@ fn drop_own_chain(nft: &mut Socket, family: Family, name: &str, changes: &mut Ve
 fn plan_elements(nft: &mut Socket, wanted: &Wanted, changes: &mut Vec<Change>) -> Result<()> {
     let elements = wanted.elements();
     let former = indexed(nft, wanted.family, &wanted.comment)?;
+    let kept: HashSet<(&str, &Value)> =
+        elements.iter().map(|(map, element)| (map.name, &element.key)).collect();
     for (map, key) in former.iter().flat_map(all_places) {
-        let stays = elements.iter().any(|(at, element)| *at == map && element.key == key);
-        if !stays && owned(nft, &map, &key, &wanted.comment)?.is_some() {
+        if !kept.contains(&(map.name, &key)) && owned(nft, &map, &key, &wanted.comment)?.is_some() {
             changes.push(Change::DestroyElement(map, key));
         }
     }
@@ -343,12 +344,10 @@ pub fn plan_del(
     let mut changes = Vec::new();
     for family in FAMILIES {
         let former = indexed(nft, family, &comment)?;
-        let mut going: Vec<(Map, Value)> = Vec::new();
-        for place in former.iter().flat_map(all_places) {
-            if !going.contains(&place) {
-                going.push(place);
-            }
-        }
+        let mut seen = HashSet::new();
+        let places = former.iter().flat_map(all_places);
+        let going: Vec<(Map, Value)> =
+            places.filter(|(map, key)| seen.insert((map.name, key.clone()))).collect();
         let mut references: BTreeMap<String, u32> = BTreeMap::new();
         for (map, key) in going {
             let Some(element) = owned(nft, &map, &key, &comment)? else { continue };

@@ -239,3 +239,53 @@ fn the_external_chain_is_used_instead_of_ours_and_must_be_there() {
         assert!(!text.contains("SETMARK") && !text.contains("-MASQ -m"), "{text}");
     });
 }
+
+/// A configuration with this many mappings from a first host port on.
+fn many(first: u32, count: u32) -> Conf {
+    let all: Vec<String> = (first..first + count)
+        .map(|n| format!(r#"{{"hostPort":{n},"containerPort":80,"protocol":"tcp"}}"#))
+        .collect();
+    conf(&format!(r#","runtimeConfig":{{"portMappings":[{}]}}"#, all.join(",")))
+}
+
+/// The rules that packets can meet.
+fn rules(nft: &mut Socket) -> usize {
+    nft.rules(Table { family: Family::Ip, name: "cni-all" }, None).unwrap().len()
+}
+
+#[test]
+fn a_packet_meets_as_many_rules_with_a_thousand_mappings_as_with_one() {
+    in_namespace("a_packet_meets_as_many_rules_with_a_thousand_mappings_as_with_one", || {
+        let mut nft = Socket::open().unwrap();
+        let mut add = |n: u32| {
+            let id = format!("container{n}");
+            let at = Attachment { container_id: &id, ..AT };
+            let own = nets(&format!("10.1.{}.{}/16", n / 250, n % 250 + 2));
+            nft.commit(|nft| maps::plan_add(nft, &at, &many(1000 + n, 1), &own)).unwrap();
+            rules(&mut nft)
+        };
+        let one = add(0);
+        for n in 1..1000 {
+            add(n);
+        }
+        assert_eq!(rules(&mut nft), one);
+        let elements = sh("nft list map ip cni-all hostports").matches("comment").count();
+        assert_eq!(elements, 1000);
+        nft.commit(|nft| maps::plan_gc(nft, "mynet", &[])).unwrap();
+        assert!(!ruleset().contains("elements"));
+    });
+}
+
+#[test]
+fn a_container_can_have_thousands_of_mappings() {
+    in_namespace("a_container_can_have_thousands_of_mappings", || {
+        let mut nft = Socket::open().unwrap();
+        let (conf, own) = (many(10_000, 2_000), nets("10.1.0.5/16"));
+        nft.commit(|nft| maps::plan_add(nft, &AT, &conf, &own)).unwrap();
+        maps::check(&mut nft, &AT, &conf, &own).unwrap();
+        nft.commit(|nft| maps::plan_add(nft, &AT, &conf, &own)).unwrap();
+        assert_eq!(maps::records(&mut nft, &AT).unwrap().len(), 2_000);
+        remove(&AT, &[], &mut Kernel::new(false)).unwrap();
+        assert!(!ruleset().contains("elements") && !ruleset().contains("hairpin-"));
+    });
+}
