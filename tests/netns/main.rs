@@ -30,6 +30,7 @@ mod inputs;
 mod loopback;
 mod masquerade;
 mod portmap;
+mod portmap_takeover;
 mod ptp;
 mod reuse;
 mod routes;
