@@ -3,7 +3,7 @@
 mod bandwidth;
 mod bridge;
 mod dummy;
-mod firewall;
+pub mod firewall;
 mod host_local;
 mod ipvlan;
 pub mod keys;
