@@ -18,6 +18,7 @@ CNI_ALL_PLUGINS := \
 	sbr \
 	static \
 	tap \
+	tc-redirect-tap \
 	tuning \
 	vrf
 

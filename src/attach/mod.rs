@@ -9,6 +9,7 @@ pub mod ipam;
 pub mod mac;
 pub mod masquerade;
 pub mod owner;
+pub mod redirect;
 pub mod spoofcheck;
 pub mod state;
 pub mod teardown;

@@ -11,6 +11,7 @@ mod ptp;
 mod sbr;
 mod static_ipam;
 mod tap;
+mod tc_redirect_tap;
 mod tuning;
 mod vrf;
 
@@ -122,6 +123,7 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &sbr::Sbr,
     &static_ipam::Static,
     &tap::Tap,
+    &tc_redirect_tap::TcRedirectTap,
     &tuning::Tuning,
     &vrf::Vrf,
 ];

@@ -33,6 +33,7 @@ mod routes;
 mod sbr;
 mod show;
 mod tap;
+mod tc_redirect_tap;
 mod teardown;
 mod tuning;
 mod upgrade;

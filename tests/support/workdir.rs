@@ -23,6 +23,7 @@ pub const PLUGINS: &[&str] = &[
     "sbr",
     "static",
     "tap",
+    "tc-redirect-tap",
     "tuning",
     "vrf",
 ];
