@@ -10,9 +10,14 @@
 CNI_ALL_PLUGINS := \
 	bandwidth \
 	bridge \
+	dummy \
 	firewall \
+	flannel \
+	host-device \
 	host-local \
+	ipvlan \
 	loopback \
+	macvlan \
 	portmap \
 	ptp \
 	sbr \
@@ -20,7 +25,7 @@ CNI_ALL_PLUGINS := \
 	tap \
 	tc-redirect-tap \
 	tuning \
-	vrf
+	vlan
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=

@@ -2,10 +2,16 @@
 
 mod bandwidth;
 mod bridge;
-mod firewall;
+mod dhcp;
+mod dummy;
+mod flannel;
+mod host_device;
+pub mod firewall;
 mod host_local;
+mod ipvlan;
 pub mod keys;
 mod loopback;
+mod macvlan;
 mod portmap;
 mod ptp;
 mod sbr;
@@ -13,12 +19,18 @@ mod static_ipam;
 mod tap;
 mod tc_redirect_tap;
 mod tuning;
+mod vlan;
 mod vrf;
 
 use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
 use crate::kernel::Kernel;
 use crate::kernel::netns::Netns;
+use crate::personality::Process;
+
+/// A command of a plugin's own, as `dhcp daemon`: given the words after the plugin's name it returns the exit status, or
+/// `None` when they are none of its.
+pub type OwnCommand = fn(&[String], &mut Process<'_>) -> Option<i32>;
 
 /// What a plugin is for; the order of chapters in lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +85,17 @@ pub trait Plugin: Sync {
     /// The keys of `runtimeConfig` that it understands: what `capabilities` may declare.
     fn capabilities(&self) -> &'static [Key];
 
+    /// Whether it needs the container's interface, connected: then a main plugin calls its ADD when the link is there, and
+    /// its DEL before the link is removed. Others assign addresses before there is a link, and release them after.
+    fn needs_link(&self) -> bool {
+        false
+    }
+
+    /// What it does when it is not called as a plugin.
+    fn command(&self) -> Option<OwnCommand> {
+        None
+    }
+
     /// Reads the configuration as ADD would, and touches nothing else: for `cni-all validate`.
     ///
     /// # Errors
@@ -115,9 +138,15 @@ pub trait Plugin: Sync {
 pub static PLUGINS: &[&dyn Plugin] = &[
     &bandwidth::Bandwidth,
     &bridge::Bridge,
+    &dhcp::Dhcp,
+    &dummy::Dummy,
     &firewall::Firewall,
+    &flannel::Flannel,
+    &host_device::HostDevice,
     &host_local::HostLocal,
+    &ipvlan::Ipvlan,
     &loopback::Loopback,
+    &macvlan::Macvlan,
     &portmap::Portmap,
     &ptp::Ptp,
     &sbr::Sbr,
@@ -125,6 +154,7 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &tap::Tap,
     &tc_redirect_tap::TcRedirectTap,
     &tuning::Tuning,
+    &vlan::Vlan,
     &vrf::Vrf,
 ];
 
@@ -169,17 +199,6 @@ pub fn call(plugin: &dyn Plugin, req: &Request, kernel: &mut Kernel) -> Result<O
         Command::Gc => plugin.gc(req, kernel).map(|()| None),
         Command::Status => plugin.status(req, kernel).map(|()| None),
         Command::Version => Err(Error::internal("VERSION is answered before a request is made")),
-    }
-}
-
-/// An MTU as main plugins take it: bytes, 0 and less for "not set".
-///
-/// # Errors
-/// [`crate::cni::Code::INVALID_CONFIG`] for one that no link can have.
-pub fn mtu(written: i64) -> Result<Option<u32>> {
-    match written {
-        ..=0 => Ok(None),
-        n => u32::try_from(n).map(Some).map_err(|_| Error::config(format!("mtu: {n} is out of range"))),
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Attachment, Call, Container, Netns, Node, assert_same, require_netns, require_tool, skip,
+    Attachment, Call, Container, Netns, Node, assert_same, require_netns, require_tool, skip, slowness,
 };
 use crate::{dual_stack_config, with};
 
@@ -44,12 +44,23 @@ fn config(main: &Attachment, keys: Value) -> Value {
     with(base, keys)
 }
 
-/// 20 Mbit/s to the container, 10 Mbit/s from it: slow enough for a virtual machine without acceleration.
+/// [`TO`] to the container, [`FROM`] from it.
 fn both() -> Value {
+    let (to, from) = (scaled(TO) as u64, scaled(FROM) as u64);
     json!({
-        "ingressRate": 20_000_000, "ingressBurst": 400_000,
-        "egressRate": 10_000_000, "egressBurst": 200_000,
+        "ingressRate": to, "ingressBurst": to / 50,
+        "egressRate": from, "egressBurst": from / 50,
     })
+}
+
+/// Bits per second.
+const TO: f64 = 80e6;
+/// As [`TO`].
+const FROM: f64 = 40e6;
+
+/// A rate that a slow machine can reach as well.
+fn scaled(rate: f64) -> f64 {
+    rate / f64::from(slowness())
 }
 
 /// A container on a bridge, and bandwidth with these keys behind that.
@@ -70,13 +81,13 @@ fn queues(netns: &Netns, link: &str) -> Vec<String> {
     text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.contains("noqueue")).collect()
 }
 
-/// Bits per second of TCP payload that get from one namespace to an address of another, in the second after the first.
+/// Bits per second of TCP payload that get from one namespace to an address of another within a second.
 #[track_caller]
 fn throughput(from: &Netns, to: &Netns, address: &str) -> f64 {
     let mut server = to.command("iperf3 -s -1 --forceflush").stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(server.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert!(said.any(|line| line.contains("Server listening")), "iperf3 -s does not listen");
-    let line = format!("iperf3 -c {address} -O 1 -t 1 -J");
+    let line = format!("iperf3 -c {address} -t 1 -J");
     let output = from.try_run(&line);
     let _ = server.kill();
     server.wait().unwrap();
@@ -85,10 +96,11 @@ fn throughput(from: &Netns, to: &Netns, address: &str) -> f64 {
     rate.unwrap_or_else(|| panic!("{line}: {shown:#}"))
 }
 
-/// Asserts that the rate from one namespace to an address of another is within a tenth of what was set. A machine that is
+/// Asserts that the rate from one namespace to an address of another is within a tenth of what was set, [`scaled`]. A machine that is
 /// busy with other tests may be too slow for a while, but never too fast: three times are enough for one of them.
 #[track_caller]
 fn assert_rate(from: &Netns, to: &Netns, address: &str, set: f64) {
+    let set = scaled(set);
     let mut measured = Vec::new();
     for _ in 0..3 {
         let rate = throughput(from, to, address);
@@ -112,12 +124,12 @@ fn the_measured_rate_is_the_one_that_was_set_in_both_directions_and_families() {
         let limits = node.attach(&container, "eth0", &config(&main, both()));
         for (n, gateway) in [(0, "10.1.0.1"), (1, "fd00:1::1")] {
             let ip = main.ip(n);
-            assert_rate(&node, &container, &ip, 20e6);
-            assert_rate(&container, &node, gateway, 10e6);
+            assert_rate(&node, &container, &ip, TO);
+            assert_rate(&container, &node, gateway, FROM);
         }
         limits.del();
         let free = throughput(&container, &node, "10.1.0.1");
-        assert!(free > 40e6, "{plugin}: still limited after DEL: {free}");
+        assert!(free > scaled(2.0 * TO), "{plugin}: still limited after DEL: {free}");
     }
 }
 
@@ -133,10 +145,10 @@ fn only_traffic_with_listed_networks_is_limited_or_all_other() {
         let (main, limits) = shaped(&node, &container, "eth0", with(both(), json!({key: ["10.1.0.0/24"]})));
         limits.check();
         let own = |address: &str| main.ip(usize::from(address.contains(':')));
-        assert_rate(&node, &container, &own(limited), 20e6);
-        assert_rate(&container, &node, limited, 10e6);
+        assert_rate(&node, &container, &own(limited), TO);
+        assert_rate(&container, &node, limited, FROM);
         for rate in [throughput(&node, &container, &own(free)), throughput(&container, &node, free)] {
-            assert!(rate > 40e6, "{key}: {free} is limited: {rate}");
+            assert!(rate > scaled(2.0 * TO), "{key}: {free} is limited: {rate}");
         }
         limits.del();
         assert!(queues(&node, &main.host_veth()).is_empty() && node.links_of_kind("ifb").is_empty());
@@ -273,7 +285,7 @@ fn check_finds_every_damage() {
         ("ip link del IFB", &["egress", "missing"]),
         ("ip link set IFB down", &["egress", "down"]),
         (
-            "tc qdisc change dev IFB root handle 1: tbf rate 10mbit burst 20000 limit 56250",
+            "tc qdisc change dev IFB root handle 1: tbf rate 40mbit burst 90000 limit 225000",
             &["egress", "burst"],
         ),
     ];

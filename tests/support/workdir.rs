@@ -15,9 +15,15 @@ use super::Call;
 pub const PLUGINS: &[&str] = &[
     "bandwidth",
     "bridge",
+    "dhcp",
+    "dummy",
     "firewall",
+    "flannel",
+    "host-device",
     "host-local",
+    "ipvlan",
     "loopback",
+    "macvlan",
     "portmap",
     "ptp",
     "sbr",
@@ -25,6 +31,7 @@ pub const PLUGINS: &[&str] = &[
     "tap",
     "tc-redirect-tap",
     "tuning",
+    "vlan",
     "vrf",
 ];
 

@@ -9,6 +9,7 @@
 //! [`Listed`]: ListedRule
 
 mod condition;
+mod dry_run;
 mod ffi;
 mod listed;
 mod lower;

@@ -19,6 +19,7 @@ impl Display for Change {
             Change::AddIfb(ifb) => ifb.fmt(f),
             Change::AddVrf(vrf) => vrf.fmt(f),
             Change::AddVeth(veth) => write_veth(f, veth),
+            Change::AddSubLink(add) => add.fmt(f),
             Change::DelLink(dev) => write!(f, "ip link del {dev}"),
             Change::SetLink(set) => write_set(f, set),
             Change::AddAddress(AddAddress { dev, net, nodad }) => {
@@ -31,6 +32,10 @@ impl Display for Change {
             Change::AddRule(rule) => write_rule(f, "add", rule),
             Change::DelRule(rule) => write_rule(f, "del", rule),
             Change::DelRoute(route) => write_route(f, "del", route),
+            Change::SetNeighbour { dev, ip, mac } => {
+                write!(f, "ip neigh replace {ip} lladdr {mac} dev {dev} nud permanent")
+            }
+            Change::DelNeighbour { dev, ip } => write!(f, "ip neigh del {ip} dev {dev}"),
             Change::AddPortVlan { dev, vlan } => {
                 write!(f, "bridge vlan add dev {dev} vid {}", vlan.range)?;
                 write_if(f, vlan.pvid, " pvid")?;

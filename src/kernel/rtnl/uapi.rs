@@ -33,9 +33,32 @@ pub const BRIDGE_VLAN_INFO_RANGE_BEGIN: u16 = 1 << 3;
 /// `BRIDGE_VLAN_INFO_RANGE_END`, linux/if_bridge.h.
 pub const BRIDGE_VLAN_INFO_RANGE_END: u16 = 1 << 4;
 
+/// `IFLA_VLAN_ID`, linux/if_link.h (u16).
+pub const IFLA_VLAN_ID: u16 = 1;
+/// `IFLA_MACVLAN_MODE`, linux/if_link.h (u32).
+pub const IFLA_MACVLAN_MODE: u16 = 1;
+/// `IFLA_MACVLAN_BC_QUEUE_LEN`, linux/if_link.h (u32), Linux 5.11.
+pub const IFLA_MACVLAN_BC_QUEUE_LEN: u16 = 7;
+/// `IFLA_IPVLAN_MODE`, linux/if_link.h (u16).
+pub const IFLA_IPVLAN_MODE: u16 = 1;
+/// `IFLA_IPVLAN_FLAGS`, linux/if_link.h (u16): 0 bridge, 1 private, 2 vepa.
+pub const IFLA_IPVLAN_FLAGS: u16 = 2;
+
+/// `NUD_PERMANENT`, linux/neighbour.h.
+pub const NUD_PERMANENT: u16 = 0x80;
+
+/// `NETNSA_NSID`, linux/net_namespace.h (s32): number of a namespace in another one.
+pub const NETNSA_NSID: u16 = 1;
+/// `NETNSA_FD`, linux/net_namespace.h: descriptor of a namespace.
+pub const NETNSA_FD: u16 = 3;
+
 /// `BR_STATE_DISABLED`, linux/if_bridge.h.
 pub const BR_STATE_DISABLED: u8 = 0;
 
+/// `IFF_LOWER_UP`, linux/if.h: the link has a carrier.
+pub const IFF_LOWER_UP: u32 = 1 << 16;
+/// `IF_OPER_UNKNOWN`, linux/if.h (RFC 2863).
+pub const IF_OPER_UNKNOWN: u8 = 0;
 /// `IF_OPER_UP`, linux/if.h (RFC 2863).
 pub const IF_OPER_UP: u8 = 6;
 
@@ -85,6 +108,18 @@ pub const AF_INET6: u8 = 10;
 /// See [`AF_INET`].
 pub const AF_BRIDGE: u8 = 7;
 
+/// `IFLA_INET_CONF`, linux/if_link.h, in `IFLA_AF_SPEC` of `AF_INET`: settings by their `IPV4_DEVCONF_*` number (u32 each).
+pub const IFLA_INET_CONF: u16 = 1;
+/// `IPV4_DEVCONF_ARP_NOTIFY`, linux/ip.h: the file `arp_notify` under /proc/sys/net/ipv4/conf.
+pub const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
+
+/// `NETCONFA_IFINDEX`, linux/netconf.h (s32).
+pub const NETCONFA_IFINDEX: u16 = 1;
+/// `NETCONFA_IFINDEX_ALL`, linux/netconf.h: -1.
+pub const NETCONFA_IFINDEX_ALL: u32 = u32::MAX;
+/// `NETCONFA_FORWARDING`, linux/netconf.h (s32).
+pub const NETCONFA_FORWARDING: u16 = 2;
+
 /// `FRA_SRC`, linux/fib_rules.h.
 pub const FRA_SRC: u16 = 2;
 /// `FRA_PRIORITY`, linux/fib_rules.h (u32).
@@ -105,17 +140,6 @@ pub const FR_ACT_TO_TBL: u8 = 1;
 pub const FIB_RULE_INVERT: u32 = 2;
 /// `IFLA_VRF_TABLE`, linux/if_link.h (u32).
 pub const IFLA_VRF_TABLE: u16 = 1;
-/// `IFLA_INET_CONF`, linux/if_link.h, in `IFLA_AF_SPEC` of `AF_INET`: settings by their `IPV4_DEVCONF_*` number (u32 each).
-pub const IFLA_INET_CONF: u16 = 1;
-/// `IPV4_DEVCONF_ARP_NOTIFY`, linux/ip.h: the file `arp_notify` under /proc/sys/net/ipv4/conf.
-pub const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
-
-/// `NETCONFA_IFINDEX`, linux/netconf.h (s32).
-pub const NETCONFA_IFINDEX: u16 = 1;
-/// `NETCONFA_IFINDEX_ALL`, linux/netconf.h: -1.
-pub const NETCONFA_IFINDEX_ALL: u32 = u32::MAX;
-/// `NETCONFA_FORWARDING`, linux/netconf.h (s32).
-pub const NETCONFA_FORWARDING: u16 = 2;
 
 /// `TCA_TBF_PARMS`, linux/pkt_sched.h: `struct tc_tbf_qopt`.
 pub const TCA_TBF_PARMS: u16 = 1;
