@@ -39,6 +39,14 @@ pub fn run(mut process: Process<'_>) -> i32 {
     let own = is_cni_all(&name);
     let plugin = plugins::find(&name).or_else(|| plugins::find(word.as_deref().filter(|_| own)?));
     if let Some(plugin) = plugin {
+        if let Some(command) = plugin.command() {
+            let own_words = if own { 2 } else { 1 };
+            let words: Vec<String> =
+                process.args.iter().skip(own_words).map(|a| a.to_string_lossy().into_owned()).collect();
+            if let Some(status) = command(&words, &mut process) {
+                return status;
+            }
+        }
         return run_plugin(plugin, &mut process);
     }
     if let Some(tool) = cli::tools::find(&name) {

@@ -126,8 +126,8 @@ impl Netns {
         &self.path
     }
 
-    /// Device and inode: no other namespace has them while this is open.
-    pub(super) fn identity(&self) -> (u64, u64) {
+    /// Device and inode: what tells namespaces apart as long as they exist.
+    pub fn identity(&self) -> (u64, u64) {
         self.identity
     }
 

@@ -15,7 +15,10 @@ use super::Call;
 pub const PLUGINS: &[&str] = &[
     "bandwidth",
     "bridge",
+pub const PLUGINS: &[&str] = &[
+    "dhcp",
     "dummy",
+];
     "firewall",
     "host-local",
     "ipvlan",
