@@ -15,11 +15,11 @@ use super::Call;
 pub const PLUGINS: &[&str] = &[
     "bandwidth",
     "bridge",
-pub const PLUGINS: &[&str] = &[
     "dhcp",
     "dummy",
-];
     "firewall",
+    "flannel",
+    "host-device",
     "host-local",
     "ipvlan",
     "loopback",
@@ -31,6 +31,7 @@ pub const PLUGINS: &[&str] = &[
     "tap",
     "tuning",
     "vlan",
+    "vrf",
 ];
 
 const PREFIX: &str = "cni-all-test.";

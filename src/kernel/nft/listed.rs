@@ -25,6 +25,10 @@ pub enum Step {
         /// In bytes.
         length: u32,
     },
+    /// The transport protocol is loaded.
+    Protocol,
+    /// These bytes are loaded.
+    Constant(Vec<u8>),
     /// What was loaded is masked.
     Mask(Vec<u8>),
     /// What was loaded must be, or not be, these bytes.

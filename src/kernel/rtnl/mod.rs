@@ -23,6 +23,7 @@ mod surroundings;
 pub mod tc;
 mod tc_text;
 pub mod uapi;
+mod vrf;
 mod watch;
 mod wire;
 
@@ -38,6 +39,7 @@ pub use probe::has_kind;
 pub use route::{NextHop, Route, RouteSpec};
 pub use rule::{Rule, RuleSpec, free_table};
 pub use sublink::{AddSubLink, IpvlanMode, MacvlanMode, SubKind};
+pub use vrf::AddVrf;
 pub use watch::{AddressWatch, Event, LinkWatch};
 
 pub(super) use socket::Socket;
