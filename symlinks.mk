@@ -10,14 +10,19 @@
 CNI_ALL_PLUGINS := \
 	bandwidth \
 	bridge \
+	dummy \
 	firewall \
 	host-local \
+	ipvlan \
 	loopback \
+	macvlan \
 	portmap \
 	ptp \
+	sbr \
 	static \
 	tap \
-	tuning
+	tuning \
+	vlan
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=

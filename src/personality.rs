@@ -38,6 +38,14 @@ pub fn run(mut process: Process<'_>) -> i32 {
     let own = is_cni_all(&name);
     let plugin = plugins::find(&name).or_else(|| plugins::find(word.as_deref().filter(|_| own)?));
     if let Some(plugin) = plugin {
+        if let Some(command) = plugin.command() {
+            let own_words = if own { 2 } else { 1 };
+            let words: Vec<String> =
+                process.args.iter().skip(own_words).map(|a| a.to_string_lossy().into_owned()).collect();
+            if let Some(status) = command(&words, &mut process) {
+                return status;
+            }
+        }
         return run_plugin(plugin, &mut process);
     }
     if let Some(tool) = cli::tools::find(&name) {
@@ -83,7 +91,7 @@ fn run_plugin(plugin: &'static dyn Plugin, process: &mut Process<'_>) -> i32 {
         return 0;
     }
     let wait = (process.env)("CNI_ALL_WAIT").is_some_and(|v| v == "1");
-    let mut kernel = Kernel::new(wait);
+    let mut kernel = Kernel::new(wait).with_system_bus((process.env)("DBUS_SYSTEM_BUS_ADDRESS"));
     let mut request = None;
     let answer = catch_unwind(AssertUnwindSafe(|| answer(plugin, process, &mut kernel, &mut request)));
     let answer = answer.unwrap_or_else(|_| {

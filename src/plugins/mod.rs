@@ -2,8 +2,9 @@
 
 mod bandwidth;
 mod bridge;
+mod dhcp;
 mod dummy;
-mod firewall;
+pub mod firewall;
 mod host_local;
 mod ipvlan;
 pub mod keys;
@@ -11,6 +12,7 @@ mod loopback;
 mod macvlan;
 mod portmap;
 mod ptp;
+mod sbr;
 mod static_ipam;
 mod tap;
 mod tuning;
@@ -20,6 +22,11 @@ use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
 use crate::kernel::Kernel;
 use crate::kernel::netns::Netns;
+use crate::personality::Process;
+
+/// A command of a plugin's own, as `dhcp daemon`: given the words after the plugin's name it returns the exit status, or
+/// `None` when they are none of its.
+pub type OwnCommand = fn(&[String], &mut Process<'_>) -> Option<i32>;
 
 /// What a plugin is for; the order of chapters in lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,6 +81,17 @@ pub trait Plugin: Sync {
     /// The keys of `runtimeConfig` that it understands: what `capabilities` may declare.
     fn capabilities(&self) -> &'static [Key];
 
+    /// Whether it needs the container's interface, connected: then a main plugin calls its ADD when the link is there, and
+    /// its DEL before the link is removed. Others assign addresses before there is a link, and release them after.
+    fn needs_link(&self) -> bool {
+        false
+    }
+
+    /// What it does when it is not called as a plugin.
+    fn command(&self) -> Option<OwnCommand> {
+        None
+    }
+
     /// Reads the configuration as ADD would, and touches nothing else: for `cni-all validate`.
     ///
     /// # Errors
@@ -116,6 +134,7 @@ pub trait Plugin: Sync {
 pub static PLUGINS: &[&dyn Plugin] = &[
     &bandwidth::Bandwidth,
     &bridge::Bridge,
+    &dhcp::Dhcp,
     &dummy::Dummy,
     &firewall::Firewall,
     &host_local::HostLocal,
@@ -124,6 +143,7 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &macvlan::Macvlan,
     &portmap::Portmap,
     &ptp::Ptp,
+    &sbr::Sbr,
     &static_ipam::Static,
     &tap::Tap,
     &tuning::Tuning,

@@ -49,15 +49,13 @@ impl Scene {
     /// DEL as after a crash: no result is known, and every second time no namespace either. A link that is in the
     /// container alone ends with it, which here lives on: the next DEL finds it.
     fn recover(&self, at: usize) {
-        let call = self.call("DEL");
-        if at.is_multiple_of(2) {
-            call.unset("CNI_NETNS").silent()
-        } else {
-            call.silent()
-        }
+        let mut config = self.config.clone();
+        config.as_object_mut().unwrap().remove("prevResult");
+        let call = || self.node.request("DEL", &self.container, IFNAME, &config);
+        if at.is_multiple_of(2) { call().unset("CNI_NETNS").silent() } else { call().silent() }
         if self.config["type"] == "macvlan" {
             assert!(self.leftovers().is_empty(), "DEL left {:#?}", self.leftovers());
-            self.call("DEL").silent();
+            call().silent();
         }
     }
 
@@ -178,6 +176,17 @@ fn macvlan(node: &Node) -> Value {
     bridge(node, v4(), more)
 }
 
+/// firewall with isolation, behind a plugin whose result this is.
+fn firewall() -> Value {
+    let ips =
+        json!([{"address": "10.1.0.5/24", "interface": 0}, {"address": "fd00:1::5/64", "interface": 0}]);
+    let prev = json!({"cniVersion": "1.0.0", "interfaces": [{"name": "cni0"}], "ips": ips});
+    json!({
+        "cniVersion": "1.0.0", "name": "net", "type": "firewall", "backend": "iptables", "ingressPolicy": "isolated",
+        "prevResult": prev,
+    })
+}
+
 fn v4() -> Value {
     json!([[{"subnet": "10.1.0.0/24"}]])
 }
@@ -216,6 +225,7 @@ scenes! {
     bridge_with_iptables: false, |node| bridge(node, v4(), json!({"ipMasq": true, "ipMasqBackend": "iptables"}));
     ptp: false, |node| bridge(node, dual_stack(), json!({"type": "ptp", "ipMasq": true}));
     macvlan_with_shim: false, macvlan;
+    firewall_with_isolation: true, |_| firewall();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Attachment, Container, Netns, Node, Outside, assert_same, require_netns};
+use crate::support::{Attachment, Container, Netns, Node, Outside, assert_same, patience, require_netns};
 use crate::{dual_stack_config, with, with_static};
 
 const LIMIT: Duration = Duration::from_millis(700);
@@ -38,7 +38,7 @@ fn reach(
             let listener = server.listen(any, port);
             let mut near = client.connect(to, LIMIT)?;
             let (mut far, from) = listener.accept()?;
-            near.set_read_timeout(Some(LIMIT))?;
+            near.set_read_timeout(Some(patience(LIMIT)))?;
             near.write_all(b"ping")?;
             far.read_exact(&mut word)?;
             far.write_all(&word)?;
@@ -47,9 +47,9 @@ fn reach(
         }
         Transport::Udp => {
             let far = server.udp(any, port);
-            far.set_read_timeout(Some(LIMIT))?;
+            far.set_read_timeout(Some(patience(LIMIT)))?;
             let near = client.udp(any, 0);
-            near.set_read_timeout(Some(LIMIT))?;
+            near.set_read_timeout(Some(patience(LIMIT)))?;
             client.enter(|| near.connect(to))?;
             near.send(b"ping")?;
             let (_, from) = far.recv_from(&mut word)?;

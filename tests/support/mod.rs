@@ -38,7 +38,7 @@ mod workdir;
 pub use call::{Call, Failure, Outcome};
 pub use netns::Netns;
 pub use node::{Attachment, Container, Node, Outside};
-pub use patience::patience;
+pub use patience::{patience, slowness};
 pub use skip::{missing_privilege, missing_tool, skip};
 pub(crate) use skip::{require_netns, require_tool};
 pub use snapshot::{Snapshot, assert_same, assert_same_after};

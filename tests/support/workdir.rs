@@ -15,18 +15,23 @@ use super::Call;
 pub const PLUGINS: &[&str] = &[
     "bandwidth",
     "bridge",
+    "dhcp",
     "dummy",
     "firewall",
+    "flannel",
+    "host-device",
     "host-local",
     "ipvlan",
     "loopback",
     "macvlan",
     "portmap",
     "ptp",
+    "sbr",
     "static",
     "tap",
     "tuning",
     "vlan",
+    "vrf",
 ];
 
 const PREFIX: &str = "cni-all-test.";

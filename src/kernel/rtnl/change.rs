@@ -10,9 +10,9 @@ use neli::consts::{
 use nix::libc;
 
 use super::{
-    AddSubLink, Dev, Mac, PortVlan, RouteSpec, VlanRange, address,
+    AddSubLink, Dev, Mac, PortVlan, RouteSpec, RuleSpec, VlanRange, address,
     link::check_name,
-    neighbour, port_vlan, route, sublink,
+    neighbour, port_vlan, route, rule, sublink,
     tc::{AddIfb, TcChange},
     uapi::*,
     wire::{Attributes, Batch, ifinfomsg},
@@ -48,6 +48,8 @@ pub enum Change {
     },
     /// `ip route add ROUTE`; EEXIST when there is one to the same destination.
     AddRoute(RouteSpec),
+    /// `ip route replace ROUTE`: in the place of one to the same destination with the same metric, if there is one.
+    ReplaceRoute(RouteSpec),
     /// `ip route del ROUTE`; ESRCH when there is no such route. What is set must match, metrics (`mtu`, `advmss`) too.
     DelRoute(RouteSpec),
     /// `ip neigh replace IP lladdr MAC dev NAME nud permanent`.
@@ -66,6 +68,10 @@ pub enum Change {
         /// Whose entry.
         ip: IpAddr,
     },
+    /// `ip rule add from SRC lookup TABLE`; EEXIST when there is an equal one.
+    AddRule(RuleSpec),
+    /// `ip rule del from SRC lookup TABLE`; ENOENT when there is none.
+    DelRule(RuleSpec),
     /// `bridge vlan add dev NAME vid RANGE`; EOPNOTSUPP when the kernel has no bridge VLAN filtering. A `pvid` must be a
     /// single VLAN.
     AddPortVlan {
@@ -231,6 +237,12 @@ impl Change {
                 let flags = NlmF::CREATE | NlmF::EXCL;
                 route::encode(Rtm::Newroute, flags, route, self, batch)?;
             }
+            Change::ReplaceRoute(route) => {
+                let flags = NlmF::CREATE | NlmF::REPLACE;
+                route::encode(Rtm::Newroute, flags, route, self, batch)?;
+            }
+            Change::AddRule(rule) => rule::encode(Rtm::Newrule, NlmF::CREATE | NlmF::EXCL, rule, batch),
+            Change::DelRule(rule) => rule::encode(Rtm::Delrule, NlmF::empty(), rule, batch),
             Change::DelRoute(route) => route::encode(Rtm::Delroute, NlmF::empty(), route, self, batch)?,
             Change::SetNeighbour { dev, ip, mac } => {
                 neighbour::encode(dev.need_index(self)?, *ip, Some(*mac), batch);

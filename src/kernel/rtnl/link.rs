@@ -95,6 +95,8 @@ pub struct Link {
     pub kind: String,
     /// `ip link set alias`; empty when there is none.
     pub alias: String,
+    /// Routing table of a VRF.
+    pub vrf_table: Option<u32>,
     /// How many users want to see all packets.
     pub promiscuity: u32,
     /// Length of the transmit queue, packets.
@@ -217,6 +219,10 @@ impl Link {
             self.tun = info.find(IflaInfo::Data).map(|data| Tun::decode(Attrs(data)));
         }
         self.sub = SubKind::decode(&self.kind, info.find(IflaInfo::Data).map(Attrs));
+        if self.kind == "vrf" {
+            let table = info.find(IflaInfo::Data).and_then(|data| Attrs(data).find(IFLA_VRF_TABLE));
+            self.vrf_table = table.map(|b| u32_at(b, 0));
+        }
         if info.find(IflaInfo::SlaveKind).is_some_and(|kind| text_of(kind) == "bridge") {
             self.port = info.find(IflaInfo::SlaveData).map(|data| Port::decode(Attrs(data)));
         }

@@ -15,6 +15,7 @@ mod netconf;
 mod port_vlan;
 mod probe;
 mod route;
+mod rule;
 mod socket;
 mod sublink;
 mod surroundings;
@@ -33,6 +34,7 @@ pub use mac::Mac;
 pub use port_vlan::{PortVlan, VlanRange};
 pub use probe::has_kind;
 pub use route::{NextHop, Route, RouteSpec};
+pub use rule::{Rule, RuleSpec, free_table};
 pub use sublink::{AddSubLink, IpvlanMode, MacvlanMode, SubKind};
 pub use watch::{AddressWatch, Event, LinkWatch};
 

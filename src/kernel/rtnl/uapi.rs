@@ -120,6 +120,27 @@ pub const NETCONFA_IFINDEX_ALL: u32 = u32::MAX;
 /// `NETCONFA_FORWARDING`, linux/netconf.h (s32).
 pub const NETCONFA_FORWARDING: u16 = 2;
 
+/// `FRA_SRC`, linux/fib_rules.h.
+pub const FRA_SRC: u16 = 2;
+/// `FRA_PRIORITY`, linux/fib_rules.h (u32).
+pub const FRA_PRIORITY: u16 = 6;
+/// `FRA_SUPPRESS_IFGROUP`, linux/fib_rules.h (u32).
+pub const FRA_SUPPRESS_IFGROUP: u16 = 13;
+/// `FRA_SUPPRESS_PREFIXLEN`, linux/fib_rules.h (u32).
+pub const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
+/// `FRA_TABLE`, linux/fib_rules.h (u32).
+pub const FRA_TABLE: u16 = 15;
+/// `FRA_PAD`, linux/fib_rules.h.
+pub const FRA_PAD: u16 = 18;
+/// `FRA_PROTOCOL`, linux/fib_rules.h (u8), Linux 4.17.
+pub const FRA_PROTOCOL: u16 = 21;
+/// `FR_ACT_TO_TBL`, linux/fib_rules.h.
+pub const FR_ACT_TO_TBL: u8 = 1;
+/// `FIB_RULE_INVERT`, linux/fib_rules.h.
+pub const FIB_RULE_INVERT: u32 = 2;
+/// `IFLA_VRF_TABLE`, linux/if_link.h (u32).
+pub const IFLA_VRF_TABLE: u16 = 1;
+
 /// `TCA_TBF_PARMS`, linux/pkt_sched.h: `struct tc_tbf_qopt`.
 pub const TCA_TBF_PARMS: u16 = 1;
 /// `TCA_TBF_RATE64`, linux/pkt_sched.h (u64, bytes per second).
