@@ -12,6 +12,8 @@ CNI_ALL_PLUGINS := \
 	bridge \
 	dummy \
 	firewall \
+	flannel \
+	host-device \
 	host-local \
 	ipvlan \
 	loopback \

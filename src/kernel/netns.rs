@@ -17,7 +17,7 @@ use nix::{
     sys::statfs::{FsType, PROC_SUPER_MAGIC, statfs},
 };
 
-use super::rtnl::PeerNetns;
+use super::{dry_run, rtnl::PeerNetns};
 use crate::cni::{Error, Result};
 
 /// `NSFS_MAGIC`, linux/magic.h.
@@ -167,6 +167,7 @@ impl Netns {
         setns(&self.file, CloneFlags::CLONE_NEWNET)
             .map_err(|e| Error::system(format_args!("enter network namespace {}", self.path), e))?;
         let _back = Back(back);
+        let _inside = dry_run::enter(self.identity, &self.path);
         work()
     }
 }

@@ -4,6 +4,8 @@ mod bandwidth;
 mod bridge;
 mod dhcp;
 mod dummy;
+mod flannel;
+mod host_device;
 pub mod firewall;
 mod host_local;
 mod ipvlan;
@@ -17,6 +19,7 @@ mod static_ipam;
 mod tap;
 mod tuning;
 mod vlan;
+mod vrf;
 
 use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
@@ -137,6 +140,8 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &dhcp::Dhcp,
     &dummy::Dummy,
     &firewall::Firewall,
+    &flannel::Flannel,
+    &host_device::HostDevice,
     &host_local::HostLocal,
     &ipvlan::Ipvlan,
     &loopback::Loopback,
@@ -148,6 +153,7 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &tap::Tap,
     &tuning::Tuning,
     &vlan::Vlan,
+    &vrf::Vrf,
 ];
 
 /// The plugin of that exact name.

@@ -51,11 +51,15 @@ impl Scene {
     fn recover(&self, at: usize) {
         let mut config = self.config.clone();
         config.as_object_mut().unwrap().remove("prevResult");
-        let call = || self.node.request("DEL", &self.container, IFNAME, &config);
-        if at.is_multiple_of(2) { call().unset("CNI_NETNS").silent() } else { call().silent() }
+        let call = self.node.request("DEL", &self.container, IFNAME, &config);
+        if at.is_multiple_of(2) {
+            call.unset("CNI_NETNS").silent()
+        } else {
+            call.silent()
+        }
         if self.config["type"] == "macvlan" {
             assert!(self.leftovers().is_empty(), "DEL left {:#?}", self.leftovers());
-            call().silent();
+            self.call("DEL").silent();
         }
     }
 
@@ -164,6 +168,17 @@ fn bridge(node: &Node, ranges: Value, more: Value) -> Value {
     config
 }
 
+/// firewall with isolation, behind a plugin whose result this is.
+fn firewall() -> Value {
+    let ips =
+        json!([{"address": "10.1.0.5/24", "interface": 0}, {"address": "fd00:1::5/64", "interface": 0}]);
+    let prev = json!({"cniVersion": "1.0.0", "interfaces": [{"name": "cni0"}], "ips": ips});
+    json!({
+        "cniVersion": "1.0.0", "name": "net", "type": "firewall", "backend": "iptables", "ingressPolicy": "isolated",
+        "prevResult": prev,
+    })
+}
+
 /// A macvlan that the host can reach, on a link of the host that is there already.
 fn macvlan(node: &Node) -> Value {
     node.ip(&[
@@ -174,17 +189,6 @@ fn macvlan(node: &Node) -> Value {
     ]);
     let more = json!({"type": "macvlan", "master": "uplink", "hostShim": true});
     bridge(node, v4(), more)
-}
-
-/// firewall with isolation, behind a plugin whose result this is.
-fn firewall() -> Value {
-    let ips =
-        json!([{"address": "10.1.0.5/24", "interface": 0}, {"address": "fd00:1::5/64", "interface": 0}]);
-    let prev = json!({"cniVersion": "1.0.0", "interfaces": [{"name": "cni0"}], "ips": ips});
-    json!({
-        "cniVersion": "1.0.0", "name": "net", "type": "firewall", "backend": "iptables", "ingressPolicy": "isolated",
-        "prevResult": prev,
-    })
 }
 
 fn v4() -> Value {
@@ -224,8 +228,8 @@ scenes! {
     bridge_with_spoof_check: false, |node| bridge(node, v4(), json!({"macspoofchk": true}));
     bridge_with_iptables: false, |node| bridge(node, v4(), json!({"ipMasq": true, "ipMasqBackend": "iptables"}));
     ptp: false, |node| bridge(node, dual_stack(), json!({"type": "ptp", "ipMasq": true}));
-    macvlan_with_shim: false, macvlan;
     firewall_with_isolation: true, |_| firewall();
+    macvlan_with_shim: false, macvlan;
 }
 
 #[test]

@@ -22,12 +22,15 @@ mod firewall;
 mod firewall_firewalld;
 mod firewall_hosts;
 mod firewall_isolation;
+mod flannel;
 mod gc_status;
+mod host_device;
 mod host_namespace;
 mod inputs;
 mod loopback;
 mod masquerade;
 mod portmap;
+mod portmap_takeover;
 mod ptp;
 mod reuse;
 mod routes;
@@ -38,6 +41,7 @@ mod tap;
 mod teardown;
 mod tuning;
 mod upgrade;
+mod vrf;
 
 use serde_json::{Value, json};
 
