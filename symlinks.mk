@@ -11,14 +11,23 @@ CNI_ALL_PLUGINS := \
 	bandwidth \
 	bridge \
 	dhcp \
+	dummy \
 	firewall \
+	flannel \
+	host-device \
 	host-local \
+	ipvlan \
 	loopback \
+	macvlan \
 	portmap \
 	ptp \
+	sbr \
 	static \
 	tap \
-	tuning
+	tc-redirect-tap \
+	tuning \
+	vlan \
+	vrf
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=

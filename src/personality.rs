@@ -11,6 +11,7 @@ use crate::cli;
 use crate::cni::convert::error_json;
 use crate::cni::{Code, Command, Environment, Error, Request, Result, Version};
 use crate::kernel::Kernel;
+use crate::log::{Log, Operation, phase};
 use crate::plugins::{self, PLUGINS, Plugin};
 
 /// The Go release whose behaviour we are compatible with. Callers such as Nomad compare it as a semantic version.
@@ -91,7 +92,7 @@ fn run_plugin(plugin: &'static dyn Plugin, process: &mut Process<'_>) -> i32 {
         return 0;
     }
     let wait = (process.env)("CNI_ALL_WAIT").is_some_and(|v| v == "1");
-    let mut kernel = Kernel::new(wait);
+    let mut kernel = Kernel::new(wait).with_system_bus((process.env)("DBUS_SYSTEM_BUS_ADDRESS"));
     let mut request = None;
     let answer = catch_unwind(AssertUnwindSafe(|| answer(plugin, process, &mut kernel, &mut request)));
     let answer = answer.unwrap_or_else(|_| {
@@ -136,9 +137,26 @@ fn answer(
         Error::io("read the network configuration from standard input", &e).with_code(Code::IO)
     })?;
     let req = request.insert(Request::new(environment, stdin, plugins::accepts(plugin))?);
-    plugins::refuse_own_netns(req)?;
-    let result = plugins::call(plugin, req, kernel)?;
-    result.map_or(Ok(String::new()), |r| r.to_json(req.config.version))
+    let trace = (process.env)("TRACEPARENT");
+    let about = Operation {
+        plugin: plugin.name(),
+        network: &req.config.name,
+        container_id: &req.container_id,
+        ifname: &req.ifname,
+        netns: &req.netns,
+        trace: trace.as_deref(),
+    };
+    log(process, req).operation(req.command, &about, || {
+        plugins::refuse_own_netns(req)?;
+        let result = phase(plugin.name(), || plugins::call(plugin, req, kernel))?;
+        result.map_or(Ok(String::new()), |r| r.to_json(req.config.version))
+    })
+}
+
+/// Where this call is logged: as the environment says, or else the configuration.
+fn log(process: &Process<'_>, req: &Request) -> Log {
+    let target = (process.env)("CNI_ALL_LOG").filter(|target| !target.is_empty());
+    Log::to(&target.unwrap_or_else(|| req.config.log()))
 }
 
 /// Prints the error object; exit status 1.

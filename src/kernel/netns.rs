@@ -11,12 +11,13 @@ use std::{
 
 use nix::{
     errno::Errno,
+    fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
     sys::statfs::{FsType, PROC_SUPER_MAGIC, statfs},
 };
 
-use super::rtnl::PeerNetns;
+use super::{dry_run, rtnl::PeerNetns};
 use crate::cni::{Error, Result};
 
 /// `NSFS_MAGIC`, linux/magic.h.
@@ -146,6 +147,17 @@ impl Netns {
         PeerNetns { fd: self.file.as_raw_fd(), path: self.path.clone() }
     }
 
+    /// Keeps others that lock the same namespace's file out until the lock is dropped (flock(2), as the Go plugin sbr
+    /// does): for those that look for something free inside, and take it.
+    ///
+    /// # Errors
+    /// The path cannot be opened (any more).
+    pub fn lock(&self) -> Result<Flock<File>> {
+        let what = format!("lock {}", self.path);
+        let file = File::open(&self.path).map_err(|e| Error::io(&what, &e))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| Error::system(&what, errno))
+    }
+
     /// Runs `work` inside the namespace and comes back, also when `work` panics.
     ///
     /// Sockets opened by `work` stay in the namespace and can be used from outside. When there is no way back the process
@@ -155,6 +167,7 @@ impl Netns {
         setns(&self.file, CloneFlags::CLONE_NEWNET)
             .map_err(|e| Error::system(format_args!("enter network namespace {}", self.path), e))?;
         let _back = Back(back);
+        let _inside = dry_run::enter(self.identity, &self.path);
         work()
     }
 }

@@ -3,15 +3,24 @@
 mod bandwidth;
 mod bridge;
 mod dhcp;
-mod firewall;
+mod dummy;
+pub mod firewall;
+mod flannel;
+mod host_device;
 mod host_local;
+mod ipvlan;
 pub mod keys;
 mod loopback;
+mod macvlan;
 mod portmap;
 mod ptp;
+mod sbr;
 mod static_ipam;
 mod tap;
+mod tc_redirect_tap;
 mod tuning;
+mod vlan;
+mod vrf;
 
 use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
@@ -130,14 +139,23 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &bandwidth::Bandwidth,
     &bridge::Bridge,
     &dhcp::Dhcp,
+    &dummy::Dummy,
     &firewall::Firewall,
+    &flannel::Flannel,
+    &host_device::HostDevice,
     &host_local::HostLocal,
+    &ipvlan::Ipvlan,
     &loopback::Loopback,
+    &macvlan::Macvlan,
     &portmap::Portmap,
     &ptp::Ptp,
+    &sbr::Sbr,
     &static_ipam::Static,
     &tap::Tap,
+    &tc_redirect_tap::TcRedirectTap,
     &tuning::Tuning,
+    &vlan::Vlan,
+    &vrf::Vrf,
 ];
 
 /// The plugin of that exact name.
@@ -181,17 +199,6 @@ pub fn call(plugin: &dyn Plugin, req: &Request, kernel: &mut Kernel) -> Result<O
         Command::Gc => plugin.gc(req, kernel).map(|()| None),
         Command::Status => plugin.status(req, kernel).map(|()| None),
         Command::Version => Err(Error::internal("VERSION is answered before a request is made")),
-    }
-}
-
-/// An MTU as main plugins take it: bytes, 0 and less for "not set".
-///
-/// # Errors
-/// [`crate::cni::Code::INVALID_CONFIG`] for one that no link can have.
-pub fn mtu(written: i64) -> Result<Option<u32>> {
-    match written {
-        ..=0 => Ok(None),
-        n => u32::try_from(n).map(Some).map_err(|_| Error::config(format!("mtu: {n} is out of range"))),
     }
 }
 

@@ -72,6 +72,7 @@ fn a_port_of_the_host_leads_to_the_command() {
     });
     signal(&child, Signal::SIGTERM);
     child.wait().unwrap();
+    host.node.ip(&["link del out0"]);
     host.assert_clean();
 }
 
@@ -102,7 +103,7 @@ fn a_kept_namespace_stays_attached_and_says_how_to_remove_it() {
     assert!(words[2].starts_with("/run/netns/") && Path::new(words[2]).exists(), "{del}");
     // The network is configured nowhere: what was kept with the result is used.
     ok(command(&words));
-    let mut remove = std::process::Command::new("ip");
+    let mut remove = Command::new("ip");
     remove.args(["netns", "delete", words[4]]);
     ok(remove);
     assert_eq!(host.node.leases("net"), Vec::<String>::new());

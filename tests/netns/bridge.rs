@@ -34,8 +34,8 @@ fn the_result_says_what_the_kernel_says() {
             "cniVersion": "1.1.0",
             "interfaces": [
                 {"name": "cni0", "mac": node.link("cni0")["address"]},
-                {"name": veth, "mac": node.link(&veth)["address"]},
-                {"name": "eth0", "mac": container.link("eth0")["address"], "sandbox": container.path()},
+                {"name": veth, "mac": node.link(&veth)["address"], "mtu": 1500},
+                {"name": "eth0", "mac": container.link("eth0")["address"], "mtu": 1500, "sandbox": container.path()},
             ],
             "ips": [{"interface": 2, "address": "10.1.0.2/24", "gateway": "10.1.0.1"}],
             "routes": [{"dst": "0.0.0.0/0"}],

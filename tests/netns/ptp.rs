@@ -39,8 +39,8 @@ fn the_result_says_what_the_kernel_says() {
         json!({
             "cniVersion": "1.1.0",
             "interfaces": [
-                {"name": veth, "mac": node.link(&veth)["address"]},
-                {"name": "eth0", "mac": container.link("eth0")["address"], "sandbox": container.path()},
+                {"name": veth, "mac": node.link(&veth)["address"], "mtu": 1500},
+                {"name": "eth0", "mac": container.link("eth0")["address"], "mtu": 1500, "sandbox": container.path()},
             ],
             "ips": [
                 {"interface": 1, "address": "10.1.0.2/24", "gateway": "10.1.0.1"},

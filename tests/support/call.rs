@@ -32,7 +32,7 @@ pub struct Call {
 impl Call {
     /// A call of the executable at `program`, with these values until changed:
     /// `CNI_CONTAINERID=c1`, `CNI_NETNS=/nonexistent/netns`, `CNI_IFNAME=eth0`, `CNI_PATH` as given, no `CNI_COMMAND`,
-    /// and empty standard input.
+    /// a system bus that is not there (the machine's own must not be talked to), and empty standard input.
     pub fn new(program: &Path, cni_path: &Path) -> Call {
         let env = [
             ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".into()),
@@ -40,6 +40,7 @@ impl Call {
             ("CNI_NETNS", "/nonexistent/netns".into()),
             ("CNI_IFNAME", "eth0".into()),
             ("CNI_PATH", cni_path.as_os_str().to_owned()),
+            ("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus".into()),
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         Call {

@@ -16,14 +16,23 @@ pub const PLUGINS: &[&str] = &[
     "bandwidth",
     "bridge",
     "dhcp",
+    "dummy",
     "firewall",
+    "flannel",
+    "host-device",
     "host-local",
+    "ipvlan",
     "loopback",
+    "macvlan",
     "portmap",
     "ptp",
+    "sbr",
     "static",
     "tap",
+    "tc-redirect-tap",
     "tuning",
+    "vlan",
+    "vrf",
 ];
 
 const PREFIX: &str = "cni-all-test.";

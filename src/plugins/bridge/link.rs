@@ -49,7 +49,8 @@ pub fn ensure(host: &mut Handle, conf: &Conf) -> Result<Link> {
 /// `ip link add BRIDGE type bridge`: down, so that IPv6 can be set up before. Another ADD may do the same at this moment:
 /// then its bridge is used.
 fn create(host: &mut Handle, conf: &Conf, vlan_filtering: bool) -> Result<Link> {
-    let add = AddBridge { name: conf.bridge.clone(), up: false, mtu: conf.mtu, mac: None, vlan_filtering };
+    let mtu = conf.mtu.bytes(host)?;
+    let add = AddBridge { name: conf.bridge.clone(), up: false, mtu, mac: None, vlan_filtering };
     let steps = [Step::Change(Change::AddBridge(add)), Step::Link(Dev::named(&conf.bridge))];
     let mut outcomes = host.exchange(&steps)?.into_iter();
     match outcomes.next() {

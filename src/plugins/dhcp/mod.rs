@@ -27,7 +27,7 @@ use self::rpc::Op;
 use super::keys::Key;
 use super::{Kind, Plugin};
 use crate::cni::{CniResult, Code, Error, Request, Result};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, dry_run};
 
 /// How long a daemon may take between holding its leases and listening, when it starts and when it ends.
 const TURNOVER: Duration = Duration::from_secs(2);
@@ -67,6 +67,10 @@ impl Plugin for Dhcp {
     fn add(&self, req: &Request, _: &mut Kernel) -> Result<CniResult> {
         let conf = Conf::read(req)?;
         CniResult::fits(true, req.config.version)?;
+        if dry_run::is_on() {
+            let msg = "a dry run asks no DHCP server, so the address and what follows from it are not known";
+            return Err(Error::new(Code::UNSUPPORTED_FIELD, msg));
+        }
         let daemon = rpc::connect_or_start(&conf.socket, conf.daemon)?;
         rpc::call(daemon, &conf.socket, Op::Add(Box::new(conf.wanted)))?.result()
     }
@@ -125,12 +129,18 @@ impl Plugin for Dhcp {
 /// Lets the daemon release something, or does it for a daemon that is not there (any more). One that is just coming or
 /// going is waited for.
 fn release(socket: &Path, op: Op, wanted: &dyn Fn(&Record) -> bool) -> Result<()> {
+    if dry_run::is_on() {
+        match &op {
+            Op::Del(key) => {
+                dry_run::note(format_args!("CNI_COMMAND=DEL dhcp  # release the lease of {}", key.container))
+            }
+            _ => dry_run::note(format_args!("CNI_COMMAND=GC dhcp  # release what is not valid any more")),
+        }
+        return Ok(());
+    }
     let deadline = Instant::now() + TURNOVER;
     loop {
-        let answered = match rpc::connect(socket)? {
-            Some(daemon) => Some(rpc::call(daemon, socket, op.clone()).map(drop)),
-            None => None,
-        };
+        let answered = rpc::connect(socket)?.map(|daemon| rpc::call(daemon, socket, op.clone()).map(drop));
         let outcome = match answered {
             Some(Err(e)) if e.code() == Code::TRY_AGAIN => Err(e),
             Some(outcome) => return outcome,

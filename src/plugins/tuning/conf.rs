@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use crate::attach::mac;
-use crate::cni::{Code, Error, Request, Result};
+use crate::attach::{mac, mtu};
+use crate::cni::{Code, Command, Error, Request, Result};
 use crate::kernel::rtnl::Mac;
-use crate::plugins::keys::{self, Key, Shape, key};
+use crate::plugins::keys::{Key, Shape, key};
 
 /// Where backups are kept, as in the Go plugin.
 const DATA_DIR: &str = "/run/cni/tuning";
@@ -21,7 +21,7 @@ const IFNAME: &str = "IFNAME";
 pub const KEYS: &[Key] = &[
     key("sysctl", Shape::Map(&Shape::Text), "settings below net.; IFNAME stands for the interface's name"),
     key("mac", Shape::Mac, "MAC address of the interface"),
-    keys::MTU,
+    key("mtu", Shape::Int(0, u32::MAX as i64), "MTU of the interface in bytes; default: as it is"),
     key("promisc", Shape::Bool, "the interface receives every frame; default: unchanged"),
     key("allmulti", Shape::Bool, "the interface receives every multicast frame; default: unchanged"),
     key(
@@ -156,7 +156,7 @@ impl Conf {
         Ok(Conf {
             sysctls: sysctls.collect::<Result<_>>()?,
             mac: strongest_mac(req, over.mac.as_deref(), &wire.runtime_config.mac, &wire.mac)?,
-            mtu: crate::plugins::mtu(over.mtu.unwrap_or(wire.mtu))?,
+            mtu: mtu::of_number(over.mtu.unwrap_or(wire.mtu))?,
             promisc: over.promisc.unwrap_or(wire.promisc),
             allmulti: over.allmulti.or(wire.allmulti),
             tx_queue: over.tx_queue.or(wire.tx_queue).map(tx_queue).transpose()?,
@@ -170,17 +170,21 @@ impl Conf {
     }
 }
 
-/// Where backups are kept. However wrong the rest of the configuration is, DEL can read this.
+/// Where backups are kept. However wrong the configuration is, DEL can read this.
 ///
 /// # Errors
-/// `dataDir` is no string.
+/// `dataDir` is no string; DEL and GC then take the default.
 pub fn data_dir(req: &Request) -> Result<PathBuf> {
     #[derive(Default, Deserialize)]
     #[serde(default, rename_all = "camelCase")]
     struct Wire {
         data_dir: String,
     }
-    let dir = req.config.read::<Wire>()?.data_dir;
+    let dir = match req.config.read::<Wire>() {
+        Ok(wire) => wire.data_dir,
+        Err(_) if matches!(req.command, Command::Del | Command::Gc) => String::new(),
+        Err(e) => return Err(e),
+    };
     Ok(PathBuf::from(if dir.is_empty() { DATA_DIR } else { &dir }))
 }
 
