@@ -10,8 +10,11 @@
 CNI_ALL_PLUGINS := \
 	bandwidth \
 	bridge \
+	dhcp \
 	dummy \
 	firewall \
+	flannel \
+	host-device \
 	host-local \
 	ipvlan \
 	loopback \
@@ -21,8 +24,10 @@ CNI_ALL_PLUGINS := \
 	sbr \
 	static \
 	tap \
+	tc-redirect-tap \
 	tuning \
-	vlan
+	vlan \
+	vrf
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=

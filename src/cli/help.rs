@@ -3,8 +3,6 @@
 use std::fmt::Write;
 
 use super::{definition, summary, tools::TOOLS};
-use crate::cni::Version;
-use crate::personality::COMPATIBLE_WITH;
 use crate::plugins::{Kind, PLUGINS};
 
 /// The variables of the CNI protocol: name, when it is needed, what it holds (reference: core.md 1.1).
@@ -15,6 +13,16 @@ pub const VARIABLES: [(&str, &str, &str); 6] = [
     ("CNI_IFNAME", "ADD DEL CHECK", "name of the interface inside the container"),
     ("CNI_PATH", "all but VERSION", "directories of plugins, separated by colons"),
     ("CNI_ARGS", "optional", "KEY=VALUE;KEY=VALUE, such as IP=10.22.0.9;IgnoreUnknown=1"),
+];
+
+/// Variables of our own and of cnitool: name, who looks at it, what it holds.
+pub const OWN_VARIABLES: [(&str, &str, &str); 6] = [
+    ("CNI_ALL_LOG", "all", "stderr or a file: one line of JSON for each operation"),
+    ("CNI_ALL_WAIT", "all", "1: DEL waits until the kernel has freed everything"),
+    ("NETCONFPATH", "commands, tools", "directory of network configurations"),
+    ("CAP_ARGS", "commands, tools", "capability arguments, a JSON object"),
+    ("CNI_ALL_ENGINE", "docker-run", "docker, podman or a path; default: the first that is installed"),
+    ("CNI_ALL_IMAGE", "docker-run", "image with /bin/sleep; default: busybox:latest"),
 ];
 
 /// A call of the bridge plugin by hand, ready to be pasted into a shell.
@@ -68,19 +76,13 @@ pub fn text() -> String {
     for (name, needed, about) in VARIABLES {
         let _ = writeln!(out, "  {name:<16}{needed:<17}{about}");
     }
+    out.push_str("\nEnvironment of our own:\n");
+    for (name, used_by, about) in OWN_VARIABLES {
+        let _ = writeln!(out, "  {name:<16}{used_by:<17}{about}");
+    }
     out.push_str("\nTry it by hand, as root:\n");
     for line in BY_HAND.lines() {
         let _ = writeln!(out, "  {line}");
     }
     out
-}
-
-/// What `cni-all --version` prints.
-pub fn version() -> String {
-    let versions: Vec<&str> = Version::ALL.iter().map(|v| v.as_str()).collect();
-    format!(
-        "cni-all {}\ncompatible with the Go plugins {COMPATIBLE_WITH}\nCNI protocol versions supported: {}\n",
-        env!("CARGO_PKG_VERSION"),
-        versions.join(", ")
-    )
 }

@@ -2,8 +2,11 @@
 
 mod bandwidth;
 mod bridge;
+mod dhcp;
 mod dummy;
 pub mod firewall;
+mod flannel;
+mod host_device;
 mod host_local;
 mod ipvlan;
 pub mod keys;
@@ -14,13 +17,20 @@ mod ptp;
 mod sbr;
 mod static_ipam;
 mod tap;
+mod tc_redirect_tap;
 mod tuning;
 mod vlan;
+mod vrf;
 
 use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
 use crate::kernel::Kernel;
 use crate::kernel::netns::Netns;
+use crate::personality::Process;
+
+/// A command of a plugin's own, as `dhcp daemon`: given the words after the plugin's name it returns the exit status, or
+/// `None` when they are none of its.
+pub type OwnCommand = fn(&[String], &mut Process<'_>) -> Option<i32>;
 
 /// What a plugin is for; the order of chapters in lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +85,17 @@ pub trait Plugin: Sync {
     /// The keys of `runtimeConfig` that it understands: what `capabilities` may declare.
     fn capabilities(&self) -> &'static [Key];
 
+    /// Whether it needs the container's interface, connected: then a main plugin calls its ADD when the link is there, and
+    /// its DEL before the link is removed. Others assign addresses before there is a link, and release them after.
+    fn needs_link(&self) -> bool {
+        false
+    }
+
+    /// What it does when it is not called as a plugin.
+    fn command(&self) -> Option<OwnCommand> {
+        None
+    }
+
     /// Reads the configuration as ADD would, and touches nothing else: for `cni-all validate`.
     ///
     /// # Errors
@@ -117,8 +138,11 @@ pub trait Plugin: Sync {
 pub static PLUGINS: &[&dyn Plugin] = &[
     &bandwidth::Bandwidth,
     &bridge::Bridge,
+    &dhcp::Dhcp,
     &dummy::Dummy,
     &firewall::Firewall,
+    &flannel::Flannel,
+    &host_device::HostDevice,
     &host_local::HostLocal,
     &ipvlan::Ipvlan,
     &loopback::Loopback,
@@ -128,8 +152,10 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &sbr::Sbr,
     &static_ipam::Static,
     &tap::Tap,
+    &tc_redirect_tap::TcRedirectTap,
     &tuning::Tuning,
     &vlan::Vlan,
+    &vrf::Vrf,
 ];
 
 /// The plugin of that exact name.

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Attachment, Call, Container, Netns, Node, assert_same, require_netns, require_tool, skip,
+    Attachment, Call, Container, Netns, Node, assert_same, require_netns, require_tool, skip, slowness,
 };
 use crate::{dual_stack_config, with};
 
@@ -44,12 +44,23 @@ fn config(main: &Attachment, keys: Value) -> Value {
     with(base, keys)
 }
 
-/// 80 Mbit/s to the container, 40 Mbit/s from it.
+/// [`TO`] to the container, [`FROM`] from it.
 fn both() -> Value {
+    let (to, from) = (scaled(TO) as u64, scaled(FROM) as u64);
     json!({
-        "ingressRate": 80_000_000, "ingressBurst": 1_600_000,
-        "egressRate": 40_000_000, "egressBurst": 800_000,
+        "ingressRate": to, "ingressBurst": to / 50,
+        "egressRate": from, "egressBurst": from / 50,
     })
+}
+
+/// Bits per second.
+const TO: f64 = 80e6;
+/// As [`TO`].
+const FROM: f64 = 40e6;
+
+/// A rate that a slow machine can reach as well.
+fn scaled(rate: f64) -> f64 {
+    rate / f64::from(slowness())
 }
 
 /// A container on a bridge, and bandwidth with these keys behind that.
@@ -85,10 +96,11 @@ fn throughput(from: &Netns, to: &Netns, address: &str) -> f64 {
     rate.unwrap_or_else(|| panic!("{line}: {shown:#}"))
 }
 
-/// Asserts that the rate from one namespace to an address of another is within a tenth of what was set. A machine that is
+/// Asserts that the rate from one namespace to an address of another is within a tenth of what was set, [`scaled`]. A machine that is
 /// busy with other tests may be too slow for a while, but never too fast: three times are enough for one of them.
 #[track_caller]
 fn assert_rate(from: &Netns, to: &Netns, address: &str, set: f64) {
+    let set = scaled(set);
     let mut measured = Vec::new();
     for _ in 0..3 {
         let rate = throughput(from, to, address);
@@ -112,12 +124,12 @@ fn the_measured_rate_is_the_one_that_was_set_in_both_directions_and_families() {
         let limits = node.attach(&container, "eth0", &config(&main, both()));
         for (n, gateway) in [(0, "10.1.0.1"), (1, "fd00:1::1")] {
             let ip = main.ip(n);
-            assert_rate(&node, &container, &ip, 80e6);
-            assert_rate(&container, &node, gateway, 40e6);
+            assert_rate(&node, &container, &ip, TO);
+            assert_rate(&container, &node, gateway, FROM);
         }
         limits.del();
         let free = throughput(&container, &node, "10.1.0.1");
-        assert!(free > 160e6, "{plugin}: still limited after DEL: {free}");
+        assert!(free > scaled(2.0 * TO), "{plugin}: still limited after DEL: {free}");
     }
 }
 
@@ -133,10 +145,10 @@ fn only_traffic_with_listed_networks_is_limited_or_all_other() {
         let (main, limits) = shaped(&node, &container, "eth0", with(both(), json!({key: ["10.1.0.0/24"]})));
         limits.check();
         let own = |address: &str| main.ip(usize::from(address.contains(':')));
-        assert_rate(&node, &container, &own(limited), 80e6);
-        assert_rate(&container, &node, limited, 40e6);
+        assert_rate(&node, &container, &own(limited), TO);
+        assert_rate(&container, &node, limited, FROM);
         for rate in [throughput(&node, &container, &own(free)), throughput(&container, &node, free)] {
-            assert!(rate > 160e6, "{key}: {free} is limited: {rate}");
+            assert!(rate > scaled(2.0 * TO), "{key}: {free} is limited: {rate}");
         }
         limits.del();
         assert!(queues(&node, &main.host_veth()).is_empty() && node.links_of_kind("ifb").is_empty());

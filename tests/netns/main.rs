@@ -21,12 +21,15 @@ mod failure;
 mod firewall;
 mod firewall_hosts;
 mod firewall_isolation;
+mod flannel;
 mod gc_status;
+mod host_device;
 mod host_namespace;
 mod inputs;
 mod loopback;
 mod masquerade;
 mod portmap;
+mod portmap_takeover;
 mod ptp;
 mod reuse;
 mod routes;
@@ -34,9 +37,11 @@ mod sbr;
 mod show;
 mod sublinks;
 mod tap;
+mod tc_redirect_tap;
 mod teardown;
 mod tuning;
 mod upgrade;
+mod vrf;
 
 use serde_json::{Value, json};
 

@@ -38,7 +38,7 @@ mod workdir;
 pub use call::{Call, Failure, Outcome};
 pub use netns::Netns;
 pub use node::{Attachment, Container, Node, Outside};
-pub use patience::patience;
+pub use patience::{patience, slowness};
 pub use skip::{missing_privilege, missing_tool, skip};
 pub(crate) use skip::{require_netns, require_tool};
 pub use snapshot::{Snapshot, assert_same, assert_same_after};
@@ -50,7 +50,8 @@ pub static VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "
 /// The versions that a plugin speaks: chained plugins need results that name interfaces.
 pub fn versions_of(plugin: &str) -> &'static [&'static str] {
     match plugin {
-        "bandwidth" => &VERSIONS[2..],
+        "bandwidth" | "tc-redirect-tap" => &VERSIONS[2..],
+        "vrf" => &VERSIONS[3..],
         _ => &VERSIONS,
     }
 }

@@ -20,10 +20,22 @@ impl Netns {
     }
 
     /// A TCP socket listening inside the namespace.
+    ///
+    /// The one before it on the same port may live on for a moment in a process that a parallel test is about to start:
+    /// so this waits until the port is free.
     #[track_caller]
     pub fn listen(&self, address: impl Into<IpAddr>, port: u16) -> TcpListener {
         let address = SocketAddr::new(address.into(), port);
-        self.enter(|| TcpListener::bind(address)).unwrap_or_else(|e| panic!("listen on {address}: {e}"))
+        let deadline = Instant::now() + patience(Duration::from_secs(1));
+        loop {
+            match self.enter(|| TcpListener::bind(address)) {
+                Ok(listener) => return listener,
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(e) => panic!("listen on {address}: {e}"),
+            }
+        }
     }
 
     /// A TCP connection made from inside the namespace.

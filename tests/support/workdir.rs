@@ -15,8 +15,11 @@ use super::Call;
 pub const PLUGINS: &[&str] = &[
     "bandwidth",
     "bridge",
+    "dhcp",
     "dummy",
     "firewall",
+    "flannel",
+    "host-device",
     "host-local",
     "ipvlan",
     "loopback",
@@ -26,8 +29,10 @@ pub const PLUGINS: &[&str] = &[
     "sbr",
     "static",
     "tap",
+    "tc-redirect-tap",
     "tuning",
     "vlan",
+    "vrf",
 ];
 
 const PREFIX: &str = "cni-all-test.";

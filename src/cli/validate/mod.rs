@@ -31,6 +31,7 @@ pub const LIST: &[Key] = &[
     key("disableGC", Shape::Any, "never GC this network; default: false").since(Version::V1_1_0),
     key("loadOnlyInlinedPlugins", Shape::Any, "ignore the folder named after the network; default: false")
         .since(Version::V1_1_0),
+    key("log", Shape::Text, "stderr or a file: a line for each operation of cni-all; default: none"),
     key("plugins", Shape::List(&Shape::Any), "called one after the other to attach a container"),
 ];
 
@@ -43,6 +44,7 @@ pub const COMMON: &[Key] = &[
     key("capabilities", Shape::Map(&Shape::Bool), "runtimeConfig that the runtime shall pass to this plugin"),
     key("runtimeConfig", Shape::Map(&Shape::Any), "written by the runtime"),
     key("prevResult", Shape::Map(&Shape::Any), "written by the runtime"),
+    key("log", Shape::Text, "stderr or a file: a line for each call of the plugin; default: none"),
     key("cni.dev/valid-attachments", Shape::List(&Shape::Any), "written by the runtime for GC"),
     key("cni.dev/attachments", Shape::List(&Shape::Any), "written by the runtime for GC"),
 ];
@@ -523,5 +525,38 @@ impl Report {
             key: String::new(),
             message: said,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::json::read_keys;
+
+    #[test]
+    fn the_table_of_keys_has_what_the_plugin_reads_and_nothing_else() {
+        let mut wrong = Vec::new();
+        for plugin in PLUGINS {
+            let r#type = ("type".to_owned(), Value::String(plugin.name().to_owned()));
+            let mut members = vec![r#type.clone()];
+            if plugin.kind() == Kind::Ipam {
+                members.push(("ipam".to_owned(), Value::Object(vec![r#type])));
+            }
+            let read = read_keys::during(|| {
+                // That keys are missing is the plugin's business; it has looked for them.
+                let _ = own_rules(*plugin, &members, "net", Version::LATEST, 0);
+            });
+            // vlan has its decoder in common with macvlan and ipvlan.
+            let everybodys = |name: &str| {
+                COMMON.iter().chain(MAIN).any(|key| key.name == name)
+                    || plugin.name() == "vlan" && name == "hostShim"
+            };
+            let listed = |name: &str| plugin.keys().iter().any(|key| key.name == name);
+            let unlisted = read.iter().copied().filter(|name| !listed(name) && !everybodys(name));
+            let unread = plugin.keys().iter().map(|key| key.name).filter(|name| !read.contains(name));
+            wrong.extend(unlisted.map(|key| format!("{} reads {key}, which is not listed", plugin.name())));
+            wrong.extend(unread.map(|key| format!("{} lists {key}, and does not read it", plugin.name())));
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::attach::{mac, mtu};
-use crate::cni::{Code, Error, Request, Result};
+use crate::cni::{Code, Command, Error, Request, Result};
 use crate::kernel::rtnl::Mac;
 use crate::plugins::keys::{Key, Shape, key};
 
@@ -170,17 +170,21 @@ impl Conf {
     }
 }
 
-/// Where backups are kept. However wrong the rest of the configuration is, DEL can read this.
+/// Where backups are kept. However wrong the configuration is, DEL can read this.
 ///
 /// # Errors
-/// `dataDir` is no string.
+/// `dataDir` is no string; DEL and GC then take the default.
 pub fn data_dir(req: &Request) -> Result<PathBuf> {
     #[derive(Default, Deserialize)]
     #[serde(default, rename_all = "camelCase")]
     struct Wire {
         data_dir: String,
     }
-    let dir = req.config.read::<Wire>()?.data_dir;
+    let dir = match req.config.read::<Wire>() {
+        Ok(wire) => wire.data_dir,
+        Err(_) if matches!(req.command, Command::Del | Command::Gc) => String::new(),
+        Err(e) => return Err(e),
+    };
     Ok(PathBuf::from(if dir.is_empty() { DATA_DIR } else { &dir }))
 }
 
