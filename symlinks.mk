@@ -8,17 +8,23 @@
 # FORCE       when not empty, files of other programs are replaced, too; otherwise they are kept, and make fails
 
 CNI_ALL_PLUGINS := \
+	bandwidth \
 	bridge \
+	dummy \
 	firewall \
 	flannel \
 	host-device \
 	host-local \
+	ipvlan \
 	loopback \
+	macvlan \
 	portmap \
 	ptp \
+	sbr \
 	static \
 	tap \
-	tuning
+	tuning \
+	vlan
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=

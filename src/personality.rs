@@ -83,7 +83,7 @@ fn run_plugin(plugin: &'static dyn Plugin, process: &mut Process<'_>) -> i32 {
         return 0;
     }
     let wait = (process.env)("CNI_ALL_WAIT").is_some_and(|v| v == "1");
-    let mut kernel = Kernel::new(wait);
+    let mut kernel = Kernel::new(wait).with_system_bus((process.env)("DBUS_SYSTEM_BUS_ADDRESS"));
     let mut request = None;
     let answer = catch_unwind(AssertUnwindSafe(|| answer(plugin, process, &mut kernel, &mut request)));
     let answer = answer.unwrap_or_else(|_| {

@@ -29,12 +29,21 @@ struct MacWire {
 /// # Errors
 /// Not an address that an interface can have; DEL and GC take such a one for none.
 pub fn requested(req: &Request) -> Result<Option<Mac>> {
+    requested_or(req, ("", ""))
+}
+
+/// As [`requested`], and where that gives nothing the configuration's own key: its name, and what it says.
+///
+/// # Errors
+/// As for [`requested`].
+pub fn requested_or(req: &Request, configured: (&str, &str)) -> Result<Option<Mac>> {
     let wire: Wire = req.config.read()?;
     let cni_args = req.args()?;
     let sources = [
         ("runtimeConfig.mac", wire.runtime_config.mac.as_str()),
         ("args.cni.mac", wire.args.cni.mac.as_str()),
         ("CNI_ARGS: MAC", cni_args.get("MAC").unwrap_or_default()),
+        configured,
     ];
     let Some((key, text)) = sources.into_iter().find(|(_, text)| !text.is_empty()) else { return Ok(None) };
     match of_interface(key, text) {

@@ -3,8 +3,6 @@
 use std::fmt::Write;
 
 use super::{definition, summary, tools::TOOLS};
-use crate::cni::Version;
-use crate::personality::COMPATIBLE_WITH;
 use crate::plugins::{Kind, PLUGINS};
 
 /// The variables of the CNI protocol: name, when it is needed, what it holds (reference: core.md 1.1).
@@ -73,14 +71,4 @@ pub fn text() -> String {
         let _ = writeln!(out, "  {line}");
     }
     out
-}
-
-/// What `cni-all --version` prints.
-pub fn version() -> String {
-    let versions: Vec<&str> = Version::ALL.iter().map(|v| v.as_str()).collect();
-    format!(
-        "cni-all {}\ncompatible with the Go plugins {COMPATIBLE_WITH}\nCNI protocol versions supported: {}\n",
-        env!("CARGO_PKG_VERSION"),
-        versions.join(", ")
-    )
 }

@@ -17,6 +17,7 @@ mod suggest;
 pub mod tools;
 mod validate;
 mod verbs;
+mod version;
 
 use argh::{ArgsInfo, CommandInfoWithArgs, FromArgs};
 
@@ -39,6 +40,10 @@ struct CniAll {
     /// print the version, the compatible Go release and the protocol versions
     #[argh(switch, short = 'V')]
     version: bool,
+
+    /// with --version: as JSON, with commit, target, and the libraries in this executable and their licences
+    #[argh(switch)]
+    json: bool,
 
     #[argh(subcommand)]
     command: Option<Command>,
@@ -126,7 +131,8 @@ pub fn run(process: &mut Process<'_>) -> i32 {
         }
     };
     match parsed.command {
-        _ if parsed.version => print(process, &help::version()),
+        _ if parsed.version => version::run(process, parsed.json),
+        None if parsed.json => usage(process, "cni-all", "--json: goes with --version, or behind a command"),
         None => print(process, &help::text()),
         Some(Command::List(list)) => list.run(process),
         Some(Command::Install(install)) => install.run(process),

@@ -95,6 +95,10 @@ pub fn runtime(process: &Process<'_>, options: Options<'_>) -> Runtime {
         timeout: options.timeout,
         detach_removal: variable(process, "CNI_ALL_WAIT").is_none_or(|value| value != "1"),
         netns_override,
+        environment: ["DBUS_SYSTEM_BUS_ADDRESS"]
+            .into_iter()
+            .filter_map(|name| Some((name.to_owned(), variable(process, name)?)))
+            .collect(),
         ..Runtime::new(dirs)
     }
 }

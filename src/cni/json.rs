@@ -388,6 +388,8 @@ impl<'de> Deserializer<'de> for Node<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Mismatch> {
+        #[cfg(test)]
+        read_keys::note(fields);
         match self.value {
             Value::Object(members) => visitor.visit_map(Fields {
                 members,
@@ -490,6 +492,25 @@ impl<'de> MapAccess<'de> for Fields<'_> {
             return Err(de::Error::custom("a value was asked for before its key"));
         };
         seed.deserialize(Node { value: &value, floats: self.floats }).map_err(|e| e.at_key(name))
+    }
+}
+
+/// Which keys decoders look for, so that tests can compare that with the tables of keys.
+#[cfg(test)]
+pub mod read_keys {
+    use std::cell::RefCell;
+
+    thread_local!(static NOTED: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) });
+
+    pub(super) fn note(fields: &'static [&'static str]) {
+        NOTED.with_borrow_mut(|noted| noted.extend(fields));
+    }
+
+    /// The keys that this thread's decoders looked for while `work` ran.
+    pub fn during(work: impl FnOnce()) -> Vec<&'static str> {
+        NOTED.take();
+        work();
+        NOTED.take()
     }
 }
 

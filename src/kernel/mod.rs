@@ -1,6 +1,9 @@
 //! The only folder that talks to the kernel about networking.
 
+pub mod conntrack;
 pub mod detach;
+pub mod legacy_tables;
+pub mod namespaces;
 pub mod netns;
 pub mod nft;
 pub mod rtnl;
@@ -14,6 +17,7 @@ use crate::cni::Result;
 /// Everything one call needs from the kernel. Each part is opened when it is first used, and kept.
 pub struct Kernel {
     wait: bool,
+    system_bus: Option<String>,
     host: Option<rtnl::Handle>,
     nft: Option<nft::Socket>,
 }
@@ -22,7 +26,19 @@ impl Kernel {
     /// Nothing is opened yet. `wait`: DEL returns only when the kernel has freed everything, instead of leaving the
     /// end of it (a grace period of some 16 ms) to a detached child (`CNI_ALL_WAIT=1`).
     pub fn new(wait: bool) -> Kernel {
-        Kernel { wait, host: None, nft: None }
+        Kernel { wait, system_bus: None, host: None, nft: None }
+    }
+
+    /// The same with the D-Bus addresses of the system bus (`DBUS_SYSTEM_BUS_ADDRESS`), for what changes the kernel through
+    /// a service; `None` stands for the usual ones.
+    #[must_use]
+    pub fn with_system_bus(self, addresses: Option<String>) -> Kernel {
+        Kernel { system_bus: addresses, ..self }
+    }
+
+    /// The addresses given to [`Kernel::with_system_bus`].
+    pub fn system_bus(&self) -> Option<&str> {
+        self.system_bus.as_deref()
     }
 
     /// Whether removals wait until the kernel has freed everything.

@@ -11,6 +11,7 @@ use std::{
 
 use nix::{
     errno::Errno,
+    fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
     sys::statfs::{FsType, PROC_SUPER_MAGIC, statfs},
@@ -139,6 +140,17 @@ impl Netns {
     /// For the other end of a veth pair; `self` must stay open until the change was applied.
     pub fn for_peer(&self) -> PeerNetns {
         PeerNetns { fd: self.file.as_raw_fd(), path: self.path.clone() }
+    }
+
+    /// Keeps others that lock the same namespace's file out until the lock is dropped (flock(2), as the Go plugin sbr
+    /// does): for those that look for something free inside, and take it.
+    ///
+    /// # Errors
+    /// The path cannot be opened (any more).
+    pub fn lock(&self) -> Result<Flock<File>> {
+        let what = format!("lock {}", self.path);
+        let file = File::open(&self.path).map_err(|e| Error::io(&what, &e))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| Error::system(&what, errno))
     }
 
     /// Runs `work` inside the namespace and comes back, also when `work` panics.

@@ -37,6 +37,8 @@ pub enum Shape {
     Bool,
     /// A whole number within these bounds.
     Int(i64, i64),
+    /// A whole number within these bounds, or one of these strings.
+    IntOr(i64, i64, &'static [&'static str]),
     /// Any string.
     Text,
     /// One of these strings.
@@ -67,8 +69,11 @@ pub const fn key(name: &'static str, shape: Shape, about: &'static str) -> Key {
 }
 
 /// `mtu` of interface plugins.
-pub const MTU: Key =
-    key("mtu", Shape::Int(0, u32::MAX as i64), "MTU of the interface in bytes; default: the kernel's");
+pub const MTU: Key = key(
+    "mtu",
+    Shape::IntOr(0, u32::MAX as i64, &["auto"]),
+    "MTU of the interface in bytes, or \"auto\" for that of the host's default route; default: the kernel's",
+);
 
 /// `ipMasq` of interface plugins.
 pub const IP_MASQ: Key =

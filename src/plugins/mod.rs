@@ -1,17 +1,23 @@
 //! The personalities: one trait, one static table. A new plugin is one file and one row here.
 
+mod bandwidth;
 mod bridge;
-mod firewall;
+mod dummy;
+pub mod firewall;
 mod flannel;
 mod host_device;
 mod host_local;
+mod ipvlan;
 pub mod keys;
 mod loopback;
+mod macvlan;
 mod portmap;
 mod ptp;
+mod sbr;
 mod static_ipam;
 mod tap;
 mod tuning;
+mod vlan;
 
 use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
@@ -111,17 +117,23 @@ pub trait Plugin: Sync {
 
 /// Every plugin, in order of name.
 pub static PLUGINS: &[&dyn Plugin] = &[
+    &bandwidth::Bandwidth,
     &bridge::Bridge,
+    &dummy::Dummy,
     &firewall::Firewall,
     &flannel::Flannel,
     &host_device::HostDevice,
     &host_local::HostLocal,
+    &ipvlan::Ipvlan,
     &loopback::Loopback,
+    &macvlan::Macvlan,
     &portmap::Portmap,
     &ptp::Ptp,
+    &sbr::Sbr,
     &static_ipam::Static,
     &tap::Tap,
     &tuning::Tuning,
+    &vlan::Vlan,
 ];
 
 /// The plugin of that exact name.
@@ -165,17 +177,6 @@ pub fn call(plugin: &dyn Plugin, req: &Request, kernel: &mut Kernel) -> Result<O
         Command::Gc => plugin.gc(req, kernel).map(|()| None),
         Command::Status => plugin.status(req, kernel).map(|()| None),
         Command::Version => Err(Error::internal("VERSION is answered before a request is made")),
-    }
-}
-
-/// An MTU as main plugins take it: bytes, 0 and less for "not set".
-///
-/// # Errors
-/// [`crate::cni::Code::INVALID_CONFIG`] for one that no link can have.
-pub fn mtu(written: i64) -> Result<Option<u32>> {
-    match written {
-        ..=0 => Ok(None),
-        n => u32::try_from(n).map(Some).map_err(|_| Error::config(format!("mtu: {n} is out of range"))),
     }
 }
 

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::keys::{self, Key, Shape, key};
 use super::{Kind, Plugin};
 use crate::attach::container::{Container, Ipv6, wait_usable};
+use crate::attach::mtu::Mtu;
 use crate::attach::owner::{Owner, alias};
 use crate::attach::undo::{Undo, or_take_back};
 use crate::attach::verify::{self, difference};
@@ -35,7 +36,7 @@ const KEYS: &[Key] = &[
 struct Wire {
     multi_queue: bool,
     /// Bytes; 0 and less mean "not set".
-    mtu: i64,
+    mtu: Mtu,
     mac: String,
     /// 0 is root, not "not set".
     owner: Option<u32>,
@@ -47,7 +48,7 @@ struct Wire {
 /// The configuration, checked.
 struct Conf {
     multi_queue: bool,
-    mtu: Option<u32>,
+    mtu: Mtu,
     mac: Option<Mac>,
     owner: Option<u32>,
     group: Option<u32>,
@@ -71,7 +72,7 @@ impl Conf {
         };
         Ok(Conf {
             multi_queue: wire.multi_queue,
-            mtu: super::mtu(wire.mtu)?,
+            mtu: wire.mtu,
             mac: mac::requested(req)?.or(written),
             owner: wire.owner,
             group: wire.group,
@@ -182,7 +183,7 @@ fn attach<'a>(
     undo.push(move |kernel| remove(req, kernel));
     let set = SetLink {
         mac: conf.mac,
-        mtu: conf.mtu,
+        mtu: conf.mtu.bytes(kernel.host()?)?,
         master: master.map(Some),
         alias: Some(alias(&Attachment::of(req), &addresses)),
         ..SetLink::of(Dev::named(&req.ifname))
@@ -283,7 +284,7 @@ mod tests {
 
     const CONF: Conf = Conf {
         multi_queue: true,
-        mtu: None,
+        mtu: Mtu::Unset,
         mac: None,
         owner: Some(0),
         group: None,

@@ -78,7 +78,8 @@ pub struct Runtime {
     pub detach_removal: bool,
     /// The containers' namespace may be this process's own.
     pub netns_override: bool,
-    /// Variables that executables get besides the protocol's and this process's own, such as `TRACEPARENT`.
+    /// Variables that executables get besides the protocol's and this process's own, such as `TRACEPARENT`. Of these,
+    /// built-in plugins look at `DBUS_SYSTEM_BUS_ADDRESS`, where firewalld is asked for.
     pub environment: Vec<(String, String)>,
 }
 
@@ -316,7 +317,9 @@ impl Runtime {
     }
 
     fn kernel(&self) -> Kernel {
-        Kernel::new(!self.detach_removal)
+        let given = |name: &str| self.environment.iter().find(|(key, _)| key == name);
+        let bus = given("DBUS_SYSTEM_BUS_ADDRESS").map(|(_, value)| value.clone());
+        Kernel::new(!self.detach_removal).with_system_bus(bus)
     }
 
     fn execution(&self) -> Execution {

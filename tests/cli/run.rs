@@ -1,14 +1,15 @@
 //! `cni-all run`: the command is attached while it runs, and nothing is left however it ends.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::host::Host;
-use super::support::{executable, require_netns, require_tool};
+use super::support::{Call, executable, require_netns, require_tool};
 use super::{Printed, ok, run};
 
 /// A command that says when it runs, and then waits to be ended.
@@ -44,6 +45,67 @@ fn without_any_configuration_the_command_reaches_the_gateway_of_a_bridge() {
     );
     assert!(printed.stdout.contains(" 0% packet loss"), "{}", printed.stdout);
     assert_eq!(printed.stderr, "eth0: 10.22.0.2/16, gateway 10.22.0.1 (network mynet)\n");
+    host.assert_clean();
+}
+
+#[test]
+fn a_port_of_the_host_leads_to_the_command() {
+    require_netns!();
+    require_tool!("busybox");
+    let host = Host::new();
+    let file = host.node.workdir().file("www/page", "a page\n");
+    let www = file.parent().unwrap().to_str().unwrap();
+    let mut child =
+        start(host.run(&["-q", "-p", "8080:80", "busybox", "httpd", "-f", "-p", "80", "-h", www]));
+    // From a neighbour of the node, as from any other host.
+    let client = host.node.container();
+    host.node.ip(&[
+        &format!("link add out0 type veth peer name eth0 netns {}", client.path()),
+        "addr add 192.0.2.1/24 dev out0",
+        "link set out0 up",
+    ]);
+    client.ip(&["addr add 192.0.2.2/24 dev eth0", "link set eth0 up"]);
+    client.eventually("the page is there", |client| {
+        let mut fetch = client.command("sh -c");
+        fetch.arg(r"printf 'GET /page HTTP/1.0\r\n\r\n' | busybox nc -w 2 192.0.2.1 8080");
+        fetch.output().unwrap().stdout.ends_with(b"a page\n")
+    });
+    signal(&child, Signal::SIGTERM);
+    child.wait().unwrap();
+    host.assert_clean();
+}
+
+#[test]
+fn a_kept_namespace_stays_attached_and_says_how_to_remove_it() {
+    require_netns!();
+    let host = Host::new();
+    let config = json!({"cniVersion": "1.1.0", "name": "net", "type": "ptp",
+        "ipam": {"type": "host-local", "dataDir": host.node.data_dir(), "subnet": "10.77.0.0/24"}});
+    let file = host.node.workdir().file("net.conf", config.to_string());
+    // Not in a mount namespace of its own: the name would go with it.
+    let command = |args: &[&str]| {
+        let mut call = Call::new(&executable(), Path::new("/nonexistent")).bare();
+        for arg in args {
+            call = call.arg(*arg);
+        }
+        let mut command = call.inside(&host.node).to_command();
+        command.args(["--cache-dir", host.path("state").to_str().unwrap()]);
+        command
+    };
+    let mut kept = command(&["run", "-q", "--keep", "--network", file.to_str().unwrap()]);
+    kept.arg("true");
+    let printed = run(kept);
+    assert_eq!(printed.status, 0, "{}", printed.stderr);
+    assert_eq!((host.node.links_of_kind("veth").len(), host.cached().len()), (1, 1));
+    let del = printed.stderr.lines().find_map(|l| l.strip_prefix("  cni-all ")).unwrap();
+    let words: Vec<&str> = del.split_whitespace().collect();
+    assert!(words[2].starts_with("/run/netns/") && Path::new(words[2]).exists(), "{del}");
+    // The network is configured nowhere: what was kept with the result is used.
+    ok(command(&words));
+    let mut remove = Command::new("ip");
+    remove.args(["netns", "delete", words[4]]);
+    ok(remove);
+    assert_eq!(host.node.leases("net"), Vec::<String>::new());
     host.assert_clean();
 }
 

@@ -43,7 +43,7 @@ fn each_mistake_is_found_at_its_place() {
         (
             r#"{"type":"bridge","mtu":"x"}"#,
             1,
-            "2:24 error plugins[0].mtu: expected an integer, found the string \"x\"",
+            "2:24 error plugins[0].mtu: expected an integer or \"auto\", found the string \"x\"",
         ),
         (
             r#"{"type":"bridge","capabilities":{"portMappings":true}}"#,

@@ -68,6 +68,21 @@ fn the_version_names_the_compatible_release_and_the_protocol() {
 }
 
 #[test]
+fn the_version_as_json_names_the_target_and_the_licences_of_the_libraries() {
+    let version: Value = serde_json::from_str(&ok(cni_all(&["--version", "--json"]))).unwrap();
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+    assert!(version["target"].as_str().unwrap().contains("-linux-"), "{version}");
+    assert_eq!(version["license"], "GPL-3.0-or-later");
+    assert!(version["protocolVersions"].as_array().unwrap().contains(&"1.1.0".into()));
+    let libraries = version["libraries"].as_array().unwrap();
+    let license = |name: &str| &libraries.iter().find(|l| l["name"] == name).unwrap()["license"];
+    assert_eq!(
+        (license("libmnl"), license("libnftnl")),
+        (&"LGPL-2.1-or-later".into(), &"GPL-2.0-or-later".into())
+    );
+}
+
+#[test]
 fn the_list_is_the_same_as_text_and_as_json() {
     let json: Value = serde_json::from_str(&ok(cni_all(&["list", "--json"]))).unwrap();
     let entries = json.as_array().unwrap();

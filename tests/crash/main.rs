@@ -48,7 +48,9 @@ impl Scene {
 
     /// DEL as after a crash: no result is known, and every second time no namespace either.
     fn recover(&self, at: usize) {
-        let call = self.call("DEL");
+        let mut config = self.config.clone();
+        config.as_object_mut().unwrap().remove("prevResult");
+        let call = self.node.request("DEL", &self.container, IFNAME, &config);
         if at.is_multiple_of(2) { call.unset("CNI_NETNS").silent() } else { call.silent() }
     }
 
@@ -157,6 +159,17 @@ fn bridge(node: &Node, ranges: Value, more: Value) -> Value {
     config
 }
 
+/// firewall with isolation, behind a plugin whose result this is.
+fn firewall() -> Value {
+    let ips =
+        json!([{"address": "10.1.0.5/24", "interface": 0}, {"address": "fd00:1::5/64", "interface": 0}]);
+    let prev = json!({"cniVersion": "1.0.0", "interfaces": [{"name": "cni0"}], "ips": ips});
+    json!({
+        "cniVersion": "1.0.0", "name": "net", "type": "firewall", "backend": "iptables", "ingressPolicy": "isolated",
+        "prevResult": prev,
+    })
+}
+
 fn v4() -> Value {
     json!([[{"subnet": "10.1.0.0/24"}]])
 }
@@ -194,6 +207,7 @@ scenes! {
     bridge_with_spoof_check: false, |node| bridge(node, v4(), json!({"macspoofchk": true}));
     bridge_with_iptables: false, |node| bridge(node, v4(), json!({"ipMasq": true, "ipMasqBackend": "iptables"}));
     ptp: false, |node| bridge(node, dual_stack(), json!({"type": "ptp", "ipMasq": true}));
+    firewall_with_isolation: true, |_| firewall();
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Node, VERSIONS, require_netns};
+use crate::support::{Node, VERSIONS, patience, require_netns};
 use crate::{bridge_config, dual_stack_config, with, with_static};
 
 #[test]
@@ -34,8 +34,8 @@ fn the_result_says_what_the_kernel_says() {
             "cniVersion": "1.1.0",
             "interfaces": [
                 {"name": "cni0", "mac": node.link("cni0")["address"]},
-                {"name": veth, "mac": node.link(&veth)["address"]},
-                {"name": "eth0", "mac": container.link("eth0")["address"], "sandbox": container.path()},
+                {"name": veth, "mac": node.link(&veth)["address"], "mtu": 1500},
+                {"name": "eth0", "mac": container.link("eth0")["address"], "mtu": 1500, "sandbox": container.path()},
             ],
             "ips": [{"interface": 2, "address": "10.1.0.2/24", "gateway": "10.1.0.1"}],
             "routes": [{"dst": "0.0.0.0/0"}],
@@ -207,7 +207,7 @@ fn the_containers_end_stays_down_when_asked() {
     let call = node.request("ADD", &container, "eth0", &config).run();
     call.ok();
     assert!(
-        call.elapsed < Duration::from_millis(500),
+        call.elapsed < patience(Duration::from_millis(500)),
         "waits for a port that cannot come up: {:?}",
         call.elapsed
     );

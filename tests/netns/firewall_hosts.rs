@@ -189,6 +189,58 @@ fn containers_reach_the_world_when_docker_starts_after_them() {
     chained.del();
 }
 
+/// As Nomad runs its bridge networks: it fills the administrators' chain itself, and parses it later.
+#[test]
+fn nomads_list_lets_mapped_ports_in_where_forward_drops() {
+    require_netns!();
+    require_tool!("iptables-nft");
+    let node = Node::new();
+    let outside = node.outside();
+    restore(&node, DOCKER);
+    node.run("iptables-nft -N NOMAD-ADMIN");
+    node.run("iptables-nft -A NOMAD-ADMIN -o nomad -d 10.1.0.0/24 -j ACCEPT");
+    let container = node.container();
+    let list = |plugin: Value| with(json!({"cniVersion": "0.4.0", "name": "nomad"}), plugin);
+    node.attach(&container, "lo", &list(json!({"type": "loopback"})));
+    let ipam = json!({
+        "type": "host-local", "dataDir": node.data_dir(), "ranges": [[{"subnet": "10.1.0.0/24"}]],
+        "routes": [{"dst": "0.0.0.0/0"}],
+    });
+    let bridge = list(json!({
+        "type": "bridge", "bridge": "nomad", "ipMasq": true, "isGateway": true, "forceAddress": true, "hairpinMode": false,
+        "ipam": ipam,
+    }));
+    let firewall =
+        list(json!({"type": "firewall", "backend": "iptables", "iptablesAdminChainName": "NOMAD-ADMIN"}));
+    let chained = Chained::new(&node, &container, &bridge, &firewall);
+    let portmap = list(json!({
+        "type": "portmap", "capabilities": {"portMappings": true}, "snat": true,
+        "runtimeConfig": {"portMappings": [{"hostPort": 20001, "containerPort": 8080, "protocol": "tcp"}]},
+        "prevResult": chained.firewall.result,
+    }));
+    let portmap = node.attach(&container, "eth0", &portmap);
+    container.seen_by(&outside, Outside::V4).unwrap();
+    let listener = container.listen([0, 0, 0, 0], 8080);
+    let limit = std::time::Duration::from_secs(2);
+    let near = outside.connect((Outside::NODE_V4.parse::<std::net::IpAddr>().unwrap(), 20001).into(), limit);
+    near.unwrap_or_else(|e| panic!("{e}: {}", node.nft()));
+    drop(listener);
+    let rules = node.run("iptables-nft -S");
+    let first = rules.lines().find(|line| line.starts_with("-A CNI-FORWARD")).unwrap();
+    assert!(first.ends_with("-j NOMAD-ADMIN"), "{rules}");
+    for attachment in [&portmap, &chained.firewall, &chained.bridge] {
+        attachment.check();
+    }
+    for attachment in [&portmap, &chained.firewall, &chained.bridge] {
+        attachment.del();
+    }
+    let rules = node.run("iptables-nft -S");
+    assert!(
+        rules.contains("-A NOMAD-ADMIN -o nomad -d 10.1.0.0/24 -j ACCEPT") && !rules.contains("10.1.0.2"),
+        "{rules}"
+    );
+}
+
 /// What no rule in FORWARD can do: an accept there does not overrule a drop of a later base chain.
 #[test]
 fn no_rule_in_forward_helps_against_the_drop_of_another_base_chain() {

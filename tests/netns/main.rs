@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bandwidth;
 mod bridge;
 mod bridge_config;
 mod bridge_gateway;
@@ -18,6 +19,7 @@ mod concurrency;
 mod delegation;
 mod failure;
 mod firewall;
+mod firewall_firewalld;
 mod firewall_hosts;
 mod firewall_isolation;
 mod flannel;
@@ -31,7 +33,9 @@ mod portmap;
 mod ptp;
 mod reuse;
 mod routes;
+mod sbr;
 mod show;
+mod sublinks;
 mod tap;
 mod teardown;
 mod tuning;

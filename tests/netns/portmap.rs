@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Attachment, Container, Netns, Node, Outside, assert_same, require_netns};
+use crate::support::{Attachment, Container, Netns, Node, Outside, assert_same, patience, require_netns};
 use crate::{dual_stack_config, with, with_static};
 
 const LIMIT: Duration = Duration::from_millis(700);
@@ -38,7 +38,7 @@ fn reach(
             let listener = server.listen(any, port);
             let mut near = client.connect(to, LIMIT)?;
             let (mut far, from) = listener.accept()?;
-            near.set_read_timeout(Some(LIMIT))?;
+            near.set_read_timeout(Some(patience(LIMIT)))?;
             near.write_all(b"ping")?;
             far.read_exact(&mut word)?;
             far.write_all(&word)?;
@@ -47,9 +47,9 @@ fn reach(
         }
         Transport::Udp => {
             let far = server.udp(any, port);
-            far.set_read_timeout(Some(LIMIT))?;
+            far.set_read_timeout(Some(patience(LIMIT)))?;
             let near = client.udp(any, 0);
-            near.set_read_timeout(Some(LIMIT))?;
+            near.set_read_timeout(Some(patience(LIMIT)))?;
             client.enter(|| near.connect(to))?;
             near.send(b"ping")?;
             let (_, from) = far.recv_from(&mut word)?;
@@ -417,4 +417,41 @@ fn a_mapping_that_is_not_valid_is_refused_by_its_place() {
     let result = node.request("ADD", &one, "eth0", &portmap(&link, json!([]))).ok();
     assert_eq!(result, link.result);
     assert_eq!(node.nft(), "");
+}
+
+#[test]
+fn udp_clients_follow_a_port_from_container_to_container() {
+    require_netns!();
+    let node = Node::new();
+    let outside = node.outside();
+    let (one, two) = (node.container(), node.container());
+    let link = node.attach(&one, "eth0", &dual_stack_config(&node));
+    // Connections are tracked from the first mapping on.
+    let first = json!([mapping("tcp", 1, 1)]);
+    node.attach(&one, "eth0", &with(portmap(&link, first), json!({"name": "first"})));
+    let servers = [&one, &two].map(|container| container.udp([0; 4], 80));
+    let client = outside.udp([0; 4], 4000);
+    let foreign = node.udp([0; 4], 4001);
+    foreign.send_to(b"x", (Outside::V4, 8080)).unwrap();
+    let arrives = |at: &std::net::UdpSocket| {
+        client.send_to(b"x", (Outside::NODE_V4, 8080)).unwrap();
+        at.recv_from(&mut [0; 4]).map(|(_, from)| from.ip().to_string())
+    };
+    let tracked = || node.run("cat /proc/net/nf_conntrack");
+    // Nobody is there yet, and the kernel remembers that.
+    client.send_to(b"x", (Outside::NODE_V4, 8080)).unwrap();
+    let seen = tracked();
+    assert!(seen.contains("sport=4000 dport=8080"), "{seen}");
+    let first = node.attach(&one, "eth0", &portmap(&link, json!([mapping("udp", 8080, 80)])));
+    assert_eq!(arrives(&servers[0]).unwrap(), Outside::V4);
+    assert!(tracked().contains("src=203.0.113.2 dst=203.0.113.1 sport=4001 dport=8080"), "{}", tracked());
+    // ADD again keeps what is right: the answer's way is remembered.
+    node.request("ADD", &one, "eth0", &first.config).ok();
+    assert!(tracked().contains("sport=4000 dport=8080"), "{}", tracked());
+    first.del();
+    assert!(!tracked().contains("sport=4000 dport=8080"), "{}", tracked());
+    let second = node.attach(&two, "eth0", &dual_stack_config(&node));
+    node.attach(&two, "eth0", &portmap(&second, json!([mapping("udp", 8080, 80)])));
+    assert_eq!(arrives(&servers[1]).unwrap(), Outside::V4);
+    assert!(tracked().contains("sport=4001 dport=8080"), "{}", tracked());
 }

@@ -91,3 +91,73 @@ fn doctor_warns_of_a_forward_chain_that_drops() {
     }
     assert_eq!(findings()[0]["mend"], "iptables -P FORWARD ACCEPT");
 }
+
+/// What `cni-all doctor` says of a subject, with a list that has these plugins: severity, reason, mend.
+fn doctor(node: &Node, plugins: Value, subject: &str) -> Vec<[String; 3]> {
+    let dir = node.workdir().root().join("doctor.d");
+    std::fs::create_dir_all(&dir).unwrap();
+    let list = serde_json::json!({"cniVersion": "1.0.0", "name": "net", "plugins": plugins});
+    std::fs::write(dir.join("10-net.conflist"), list.to_string()).unwrap();
+    let line = format!("{} doctor --json --conf-dir {}", executable().display(), dir.display());
+    let mut command = node.command(&line);
+    command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus");
+    let all: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
+    let found = all["findings"].as_array().unwrap().iter().filter(|f| f["subject"] == subject);
+    found.map(|f| ["severity", "reason", "mend"].map(|key| f[key].as_str().unwrap().to_owned())).collect()
+}
+
+#[test]
+fn doctor_knows_which_drops_the_firewall_plugin_can_overrule() {
+    require_netns!();
+    require_tool!("nft");
+    let node = Node::new();
+    let without = serde_json::json!([{"type": "bridge", "bridge": "br7"}]);
+    let with = serde_json::json!([{"type": "bridge", "bridge": "br7"}, {"type": "firewall"}]);
+    let rules =
+        serde_json::json!([{"type": "bridge", "bridge": "br7"}, {"type": "firewall", "backend": "iptables"}]);
+    for (table, chain) in [("ip filter", "FORWARD"), ("inet own", "through")] {
+        node.run(&format!("nft add table {table}"));
+        let base = "{ type filter hook forward priority 0 ; policy drop ; }";
+        node.run(&format!("nft add chain {table} {chain} {base}"));
+    }
+    node.run("nft add table inet firewalld");
+    assert_eq!(doctor(&node, without.clone(), "iptables FORWARD")[0][0], "warning");
+    assert_eq!(doctor(&node, with.clone(), "iptables FORWARD")[0][0], "note");
+    for list in [&without, &with] {
+        let found = doctor(&node, list.clone(), "nft chain inet own through");
+        assert_eq!(found[0][0], "warning");
+        // The command mends it.
+        assert!(found[0][2].contains("iifname \"br7\" accept"), "{found:?}");
+    }
+    let mend = &doctor(&node, with.clone(), "nft chain inet own through")[0][2];
+    let mended = node.workdir().script("mend", &format!("#!/bin/sh -e\n{mend}\n"));
+    node.run(mended.to_str().unwrap());
+    assert!(node.nft().contains("iifname \"br7\" accept"));
+    for (list, words) in [(without, "zone trusted"), (with, "cannot ask it"), (rules, "backend \"iptables\"")]
+    {
+        let found = doctor(&node, list, "firewalld");
+        assert_eq!(found.len(), 1);
+        assert!(found[0][1].contains(words), "{found:?}");
+    }
+}
+
+#[test]
+fn doctor_tells_of_old_tables_that_drop_or_have_rules() {
+    require_netns!();
+    require_tool!("iptables-legacy");
+    let node = Node::new();
+    if !node.try_run("iptables-legacy -S").status.success() {
+        return crate::support::skip("this kernel does not have the old ip_tables");
+    }
+    let plugins = serde_json::json!([{"type": "bridge"}, {"type": "firewall"}]);
+    let found = || doctor(&node, plugins.clone(), "iptables-legacy");
+    assert_eq!((found().len(), found()[0][0].as_str()), (1, "note"));
+    node.run("iptables-legacy -A FORWARD -s 192.0.2.0/24 -j DROP");
+    assert!(found()[0][0] == "warning" && found()[0][1].contains("has rules"), "{:?}", found());
+    node.run("iptables-legacy -P FORWARD DROP");
+    assert!(
+        found()[0][1].contains("FORWARD") && found()[0][2].contains("-P FORWARD ACCEPT"),
+        "{:?}",
+        found()
+    );
+}

@@ -168,6 +168,17 @@ for version in none 0.2.0 0.3.1 0.4.0 1.0.0; do
   run "version-$version"
 done
 
+# A list, of two plugins.
+rm /etc/cni/net.d/10-mynet.conf
+cat >/etc/cni/net.d/10-mynet.conflist <<'JSON'
+{"cniVersion": "1.0.0", "name": "mynet", "plugins": [
+  {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
+   "ipam": {"type": "host-local", "subnet": "10.22.0.0/16", "routes": [{"dst": "0.0.0.0/0"}]}},
+  {"type": "loopback"}
+]}
+JSON
+run list
+
 # One that is killed while it runs, after it was seen from the host.
 ctr run --rm --cni --snapshotter native docker.io/cni-all/busybox:test killed sh -c "$inside"'
 echo ready; exec /bin/busybox sleep 1000' >"$work/output" 2>&1 &
@@ -182,6 +193,11 @@ leftovers killed >"$work/there"
 for kind in 'link veth' 'comment ' 'lease 10.22.' 'cached '; do
   check "killed: while it runs the node has its $kind" grep -qF "$kind" "$work/there"
 done
+# containerd keeps results with libcni: cni-all reads them.
+told() { sed -E "s/.*\"$1\":\"([^\"]*)\".*/\1/" /var/lib/cni/results/mynet-*; }
+check "killed: cni-all check with what libcni keeps" "$exe" check mynet "$(told sandbox)" --id "$(told containerId)"
+check "killed: cni-all gc leaves it alone" "$exe" gc mynet
+check "killed: the host still pings it" ping -c 1 -W 2 "$address" >"$work/ping" 2>&1
 ctr task kill --signal SIGKILL killed
 wait "$runner" # its status is that of the killed container
 leftovers killed >"$work/left"

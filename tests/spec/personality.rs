@@ -115,7 +115,7 @@ fn the_plugins_tested_here_are_the_plugins_there_are() {
     assert_eq!(listed.status, Some(0), "{listed}");
     let names: Vec<&str> = listed.text().lines().filter_map(|line| line.split_whitespace().next()).collect();
     for plugin in PLUGINS {
-        assert!(names.contains(&plugin), "{plugin} is not listed\n{listed}");
+        assert!(names.contains(plugin), "{plugin} is not listed\n{listed}");
     }
 }
 

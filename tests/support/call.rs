@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
-use super::Netns;
+use super::{Netns, patience};
 
 /// A call that takes longer than this hangs, and is killed.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -32,7 +32,7 @@ pub struct Call {
 impl Call {
     /// A call of the executable at `program`, with these values until changed:
     /// `CNI_CONTAINERID=c1`, `CNI_NETNS=/nonexistent/netns`, `CNI_IFNAME=eth0`, `CNI_PATH` as given, no `CNI_COMMAND`,
-    /// and empty standard input.
+    /// a system bus that is not there (the machine's own must not be talked to), and empty standard input.
     pub fn new(program: &Path, cni_path: &Path) -> Call {
         let env = [
             ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".into()),
@@ -40,6 +40,7 @@ impl Call {
             ("CNI_NETNS", "/nonexistent/netns".into()),
             ("CNI_IFNAME", "eth0".into()),
             ("CNI_PATH", cni_path.as_os_str().to_owned()),
+            ("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus".into()),
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         Call {
@@ -187,7 +188,8 @@ impl Call {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
         let (finished, watched) = mpsc::channel::<()>();
         let watchdog = std::thread::spawn(move || {
-            let timed_out = watched.recv_timeout(TIME_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout);
+            let timed_out =
+                watched.recv_timeout(patience(TIME_LIMIT)) == Err(mpsc::RecvTimeoutError::Timeout);
             if timed_out {
                 let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
             }

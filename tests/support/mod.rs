@@ -20,6 +20,7 @@
 //! Environment:
 //! - `CNI_ALL_TEST_PLUGINS=/usr/lib/cni`: test the plugins of that directory instead of ours.
 //! - `CNI_ALL_TEST_EXE=PATH`: test this build of the executable (a static one, say) instead of cargo's.
+//! - `CNI_ALL_TEST_SLOWNESS=10`: time limits are stretched so many times; for emulated machines.
 //! - `CNI_ALL_STRICT=1`: a test that cannot run fails instead of printing SKIP.
 
 // Each test target uses its own part of this module.
@@ -28,6 +29,7 @@
 mod call;
 mod netns;
 mod node;
+mod patience;
 mod skip;
 mod snapshot;
 mod traffic;
@@ -36,10 +38,19 @@ mod workdir;
 pub use call::{Call, Failure, Outcome};
 pub use netns::Netns;
 pub use node::{Attachment, Container, Node, Outside};
+pub use patience::{patience, slowness};
 pub use skip::{missing_privilege, missing_tool, skip};
 pub(crate) use skip::{require_netns, require_tool};
 pub use snapshot::{Snapshot, assert_same, assert_same_after};
 pub use workdir::{PLUGINS, Workdir, executable, foreign_plugins, leases_in};
 
 /// Every protocol version, oldest first.
-pub const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+pub static VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+
+/// The versions that a plugin speaks: chained plugins need results that name interfaces.
+pub fn versions_of(plugin: &str) -> &'static [&'static str] {
+    match plugin {
+        "bandwidth" => &VERSIONS[2..],
+        _ => &VERSIONS,
+    }
+}

@@ -212,9 +212,9 @@ impl Netns {
     /// Waits until a condition holds, 2 s at most: for state that the kernel reaches by itself.
     #[track_caller]
     pub fn eventually(&self, what: &str, condition: impl Fn(&Netns) -> bool) {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(2);
+        let deadline = std::time::Instant::now() + super::patience(std::time::Duration::from_secs(2));
         while !condition(self) {
-            assert!(std::time::Instant::now() < deadline, "still not so after 2 s: {what}");
+            assert!(std::time::Instant::now() < deadline, "still not so in time: {what}");
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::Netns;
+use super::{Netns, patience};
 
 impl Netns {
     /// Whether an address answers one echo request within a second.
@@ -14,19 +14,33 @@ impl Netns {
 
     /// Whether an address answers one echo request within a time in seconds (`0.1`).
     pub fn pings_within(&self, address: &str, seconds: &str) -> bool {
+        let limit = Duration::from_secs_f64(seconds.parse().unwrap());
+        let seconds = patience(limit).as_secs_f64();
         self.try_run(&format!("ping -n -q -c 1 -W {seconds} {address}")).status.success()
     }
 
     /// A TCP socket listening inside the namespace.
+    ///
+    /// The one before it on the same port may live on for a moment in a process that a parallel test is about to start:
+    /// so this waits until the port is free.
     #[track_caller]
     pub fn listen(&self, address: impl Into<IpAddr>, port: u16) -> TcpListener {
         let address = SocketAddr::new(address.into(), port);
-        self.enter(|| TcpListener::bind(address)).unwrap_or_else(|e| panic!("listen on {address}: {e}"))
+        let deadline = Instant::now() + patience(Duration::from_secs(1));
+        loop {
+            match self.enter(|| TcpListener::bind(address)) {
+                Ok(listener) => return listener,
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(e) => panic!("listen on {address}: {e}"),
+            }
+        }
     }
 
     /// A TCP connection made from inside the namespace.
     pub fn connect(&self, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
-        self.enter(|| TcpStream::connect_timeout(&to, limit))
+        self.enter(|| TcpStream::connect_timeout(&to, patience(limit)))
     }
 
     /// A UDP socket inside the namespace; receiving gives up after one second.
@@ -35,7 +49,7 @@ impl Netns {
         let address = SocketAddr::new(address.into(), port);
         let socket =
             self.enter(|| UdpSocket::bind(address)).unwrap_or_else(|e| panic!("bind {address}: {e}"));
-        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        socket.set_read_timeout(Some(patience(Duration::from_secs(1)))).unwrap();
         socket
     }
 
@@ -62,7 +76,7 @@ impl Netns {
         let to = listener.local_addr()?;
         self.enter(|| {
             let started = Instant::now();
-            TcpStream::connect_timeout(&to, Duration::from_secs(2))?;
+            TcpStream::connect_timeout(&to, patience(Duration::from_secs(2)))?;
             Ok(started.elapsed())
         })
     }

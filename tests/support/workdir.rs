@@ -12,18 +12,24 @@ use serde_json::Value;
 use super::Call;
 
 /// The personalities under test; each gets a link in [`Workdir::bin`].
-pub const PLUGINS: [&str; 11] = [
+pub const PLUGINS: &[&str] = &[
+    "bandwidth",
     "bridge",
+    "dummy",
     "firewall",
     "flannel",
     "host-device",
     "host-local",
+    "ipvlan",
     "loopback",
+    "macvlan",
     "portmap",
     "ptp",
+    "sbr",
     "static",
     "tap",
     "tuning",
+    "vlan",
 ];
 
 const PREFIX: &str = "cni-all-test.";

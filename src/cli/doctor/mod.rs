@@ -1,5 +1,6 @@
 //! `cni-all doctor`: is this host able to run its networks? Each finding has a reason and the command to mend it.
 
+mod firewalls;
 mod host;
 mod kernel;
 
@@ -69,6 +70,11 @@ pub struct Wanted {
     types: Vec<String>,
     nft: bool,
     vlans: bool,
+    bridges: Vec<String>,
+    /// A firewall plugin must write rules even when firewalld runs.
+    iptables_firewall: bool,
+    /// `DBUS_SYSTEM_BUS_ADDRESS`
+    system_bus: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -111,6 +117,18 @@ impl Wanted {
         self.types.extend(plugin.get("ipam").and_then(|ipam| plugin_type(&ipam).ok()));
         let on = |key: &str| plugin.get(key).is_some_and(|v| *v == Value::Bool(true));
         self.nft |= on("ipMasq") || on("macspoofchk");
+        let text = |key: &str| match plugin.get(key).as_deref() {
+            Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
+            _ => None,
+        };
+        match text("type").as_deref() {
+            Some("bridge") => self.bridges.push(text("bridge").unwrap_or_else(|| "cni0".to_owned())),
+            Some("firewall") => {
+                self.nft = true;
+                self.iptables_firewall |= text("backend").as_deref() == Some("iptables");
+            }
+            _ => {}
+        }
         self.vlans |= plugin.get("vlan").is_some() || plugin.get("vlanTrunk").is_some();
     }
 
@@ -126,7 +144,8 @@ impl Doctor {
         let from_env = (process.env)("NETCONFPATH").filter(|dir| !dir.is_empty()).map(PathBuf::from);
         let dir = self.conf_dir.clone().or(from_env).unwrap_or_else(|| "/etc/cni/net.d".into());
         let mut findings = Vec::new();
-        let wanted = Wanted::read(&dir, &mut findings);
+        let system_bus = (process.env)("DBUS_SYSTEM_BUS_ADDRESS");
+        let wanted = Wanted { system_bus, ..Wanted::read(&dir, &mut findings) };
         kernel::look(&wanted, &mut findings);
         host::look(&wanted, Path::new(&self.bin_dir), &dir, &mut findings);
         let ok = !findings.iter().any(|f| f.severity == Severity::Error);

@@ -93,6 +93,10 @@ fn of_shape(shape: &Shape) -> Value {
     match shape {
         Shape::Bool => json!({"type": "boolean"}),
         Shape::Int(low, high) => json!({"type": "integer", "minimum": low, "maximum": high}),
+        Shape::IntOr(low, high, words) => json!({"anyOf": [
+            {"type": "integer", "minimum": low, "maximum": high},
+            {"enum": words},
+        ]}),
         Shape::Text => json!({"type": "string"}),
         Shape::OneOf(words) => json!({"enum": words}),
         Shape::Mac => json!({"type": "string", "pattern": "^([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}$"}),

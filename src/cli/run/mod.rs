@@ -38,7 +38,8 @@ const SIGNALLED: i32 = 128;
 
 /// The network that is used when none is configured and none is asked for.
 const DEFAULT_NETWORK: &str = r#"{"cniVersion":"1.1.0","name":"mynet","plugins":[{"type":"bridge","bridge":"cni0",
-"isGateway":true,"ipMasq":true,"ipam":{"type":"host-local","subnet":"10.22.0.0/16","routes":[{"dst":"0.0.0.0/0"}]}}]}"#;
+"isGateway":true,"ipMasq":true,"ipam":{"type":"host-local","subnet":"10.22.0.0/16","routes":[{"dst":"0.0.0.0/0"}]}},
+{"type":"portmap","capabilities":{"portMappings":true}}]}"#;
 
 /// Arguments of `cni-all run`.
 #[derive(FromArgs, ArgsInfo)]

@@ -16,8 +16,8 @@ use crate::cni::json::Value;
 use crate::cni::names::{Cidr, parse_ip};
 use crate::kernel::netns::Netns;
 use crate::kernel::rtnl::{Handle, Link};
-use crate::runtime::NetworkList;
 use crate::runtime::conflist::plugin_type;
+use crate::runtime::{NetworkList, Runtime};
 
 /// Where host-local keeps leases unless `ipam.dataDir` says otherwise.
 const DATA_DIR: &str = "/var/lib/cni/networks";
@@ -199,6 +199,7 @@ pub fn state(conf_dir: &Path) -> Result<State> {
             netns: other.map(|(path, _)| path),
         });
     }
+    kept(&mut state, &namespaces);
     if conf_dir.is_dir() {
         for file in expand(conf_dir)? {
             match NetworkList::load(&file) {
@@ -236,6 +237,48 @@ pub fn state(conf_dir: &Path) -> Result<State> {
         }
     }
     Ok(state)
+}
+
+/// Adds what the result cache knows, where no link on the host tells it.
+fn kept(state: &mut State, namespaces: &[Namespace]) {
+    let runtime = Runtime::new(Vec::<PathBuf>::new());
+    for kept in runtime.cached_attachments(None).unwrap_or_default() {
+        let result = kept.result().ok().flatten().unwrap_or_default();
+        // Older releases of libcni keep no path of the namespace; the result has it.
+        let sandbox = result.interfaces.iter().map(|i| &i.sandbox).find(|path| !path.is_empty());
+        let path = if kept.netns.is_empty() { sandbox.cloned().unwrap_or_default() } else { kept.netns };
+        let identity = fs::metadata(&path).ok().map(|meta| (meta.dev(), meta.ino()));
+        if identity.is_none() && !path.is_empty() {
+            state.stale.push(Stale {
+                what: format!(
+                    "result kept of network {}, container {} {}",
+                    kept.network, kept.container_id, kept.ifname
+                ),
+                reason: format!("there is no namespace {path}"),
+            });
+        }
+        let known = |a: &Attached| a.container == kept.container_id && a.ifname == kept.ifname;
+        if identity.is_none() || state.attachments.iter().any(known) {
+            continue;
+        }
+        let links = namespaces
+            .iter()
+            .filter(|ns| fs::metadata(&ns.path).is_ok_and(|meta| Some((meta.dev(), meta.ino())) == identity));
+        let own = links.flat_map(|ns| &ns.links).find(|(link, _)| link.name == kept.ifname);
+        let host = result.interfaces.iter().find(|i| i.sandbox.is_empty());
+        state.attachments.push(Attached {
+            network: kept.network,
+            container: kept.container_id,
+            link: host.map_or_else(|| "no link on the host".to_owned(), |i| i.name.clone()),
+            bridge: None,
+            addresses: match own {
+                Some((_, nets)) => nets.iter().map(ToString::to_string).collect(),
+                None => result.ips.iter().map(|ip| ip.address.to_string()).collect(),
+            },
+            ifname: kept.ifname,
+            netns: Some(path),
+        });
+    }
 }
 
 /// Every namespace but ours that has a name in /run/netns or a process.

@@ -525,3 +525,36 @@ impl Report {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::json::read_keys;
+
+    #[test]
+    fn the_table_of_keys_has_what_the_plugin_reads_and_nothing_else() {
+        let mut wrong = Vec::new();
+        for plugin in PLUGINS {
+            let r#type = ("type".to_owned(), Value::String(plugin.name().to_owned()));
+            let mut members = vec![r#type.clone()];
+            if plugin.kind() == Kind::Ipam {
+                members.push(("ipam".to_owned(), Value::Object(vec![r#type])));
+            }
+            let read = read_keys::during(|| {
+                // That keys are missing is the plugin's business; it has looked for them.
+                let _ = own_rules(*plugin, &members, "net", Version::LATEST, 0);
+            });
+            // vlan has its decoder in common with macvlan and ipvlan.
+            let everybodys = |name: &str| {
+                COMMON.iter().chain(MAIN).any(|key| key.name == name)
+                    || plugin.name() == "vlan" && name == "hostShim"
+            };
+            let listed = |name: &str| plugin.keys().iter().any(|key| key.name == name);
+            let unlisted = read.iter().copied().filter(|name| !listed(name) && !everybodys(name));
+            let unread = plugin.keys().iter().map(|key| key.name).filter(|name| !read.contains(name));
+            wrong.extend(unlisted.map(|key| format!("{} reads {key}, which is not listed", plugin.name())));
+            wrong.extend(unread.map(|key| format!("{} lists {key}, and does not read it", plugin.name())));
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+}

@@ -53,11 +53,14 @@ pub fn did_you_mean_any_case<'a>(written: &str, known: impl Iterator<Item = &'a 
 pub fn check(report: &mut Report, path: &str, value: &Value, shape: &Shape, version: Version) {
     let found = match (value, shape) {
         (_, Shape::Any) | (Value::Bool(_), Shape::Bool) | (Value::String(_), Shape::Text) => return,
-        (Value::Number(text), Shape::Int(low, high)) => match text.parse::<i64>() {
-            Ok(n) if (low..=high).contains(&&n) => return,
-            Ok(n) => return report.doubt(path, format!("{n} is not from {low} to {high}")),
-            Err(_) => format!("the number {text}"),
-        },
+        (Value::String(text), Shape::IntOr(_, _, words)) if words.contains(&text.as_str()) => return,
+        (Value::Number(text), Shape::Int(low, high) | Shape::IntOr(low, high, _)) => {
+            match text.parse::<i64>() {
+                Ok(n) if (low..=high).contains(&&n) => return,
+                Ok(n) => return report.doubt(path, format!("{n} is not from {low} to {high}")),
+                Err(_) => format!("the number {text}"),
+            }
+        }
         // Empty strings are "not given" to most decoders; which ones is theirs to say.
         (Value::String(text), shape) if is_text(shape) => {
             if let Some(expected) = text_fault(text, shape).filter(|_| !text.is_empty()) {
@@ -113,6 +116,7 @@ fn expected(shape: &Shape) -> String {
     match shape {
         Shape::Bool => "true or false".to_owned(),
         Shape::Int(..) => "an integer".to_owned(),
+        Shape::IntOr(_, _, words) => format!("an integer or \"{}\"", words.join("\", \"")),
         Shape::Text => "a string".to_owned(),
         Shape::OneOf(words) => format!("one of {}", words.join(", ")),
         Shape::Mac => "a MAC address such as \"02:00:00:00:00:05\"".to_owned(),

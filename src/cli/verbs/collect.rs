@@ -21,7 +21,10 @@ pub fn in_use(runtime: &Runtime, network: &NetworkList, conf_dir: &Path) -> Resu
         }
     };
     for kept in runtime.cached_attachments(None)?.iter().filter(|kept| kept.network == network.name) {
-        if !kept.netns.is_empty() && matches!(Netns::find(&kept.netns), Ok(Some(_))) {
+        // Older releases of libcni keep no path; the result has it.
+        let result = kept.result().ok().flatten().unwrap_or_default();
+        let paths = result.interfaces.iter().map(|interface| &interface.sandbox).chain([&kept.netns]);
+        if paths.filter(|path| !path.is_empty()).any(|path| matches!(Netns::find(path), Ok(Some(_)))) {
             add(&kept.container_id, &kept.ifname);
         }
     }

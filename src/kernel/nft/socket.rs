@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use super::ffi::{self, Encoder, RawSocket};
 use super::lower::{self, Message};
-use super::{Change, Element, Family, ListedChain, ListedRule, Map, Table, Value};
+use super::{Change, Element, Family, Hook, ListedChain, ListedRule, Map, Table, Value};
 use crate::cni::error::ResultExt;
 use crate::cni::{Error, Result};
 
@@ -172,6 +172,14 @@ impl Socket {
         let what = || format!("nft list chains {}", table.family);
         let listed = self.dump(&message, what, |bytes| ffi::parse_chain(bytes).map(ListedChain::from))?;
         Ok(listed.into_iter().filter(|chain| chain.table == table.name).collect())
+    }
+
+    /// The base chains of all tables of a family that are called from a hook.
+    pub fn chains_at(&mut self, family: Family, hook: Hook) -> Result<Vec<ListedChain>> {
+        let message = Message::new(libc::NFT_MSG_GETCHAIN, family, libc::NLM_F_DUMP);
+        let what = || format!("nft list chains {family}");
+        let listed = self.dump(&message, what, |bytes| ffi::parse_chain(bytes).map(ListedChain::from))?;
+        Ok(listed.into_iter().filter(|chain| chain.base.is_some_and(|base| base.hook == hook)).collect())
     }
 
     /// The rules of a table, or of one chain of it, in order; none when it is not there.

@@ -72,6 +72,42 @@ fn every_change_prints_as_the_line_an_operator_would_type() {
             vec![within(Side::Destination, "224.0.0.0/4", false), Statement::Masquerade],
             None,
         )),
+        Change::InsertRule(rule(
+            Dialect::Nft,
+            Family::Bridge,
+            vec![
+                Statement::InputBridge("cni0".into()),
+                Statement::Carries(Family::Ip6),
+                Statement::Verdict(Verdict::Drop),
+            ],
+            None,
+        )),
+        Change::InsertRule(rule(
+            Dialect::Iptables,
+            Family::Ip,
+            vec![
+                Statement::InputLink("cni0".into()),
+                Statement::OutputLink { name: "cni0".into(), is: false },
+                Statement::Verdict(Verdict::Return),
+            ],
+            Some("why"),
+        )),
+        Change::AddRule(rule(
+            Dialect::Iptables,
+            Family::Ip,
+            vec![
+                within(Side::Destination, "10.1.0.5/32", true),
+                Statement::Established,
+                Statement::Verdict(Verdict::Accept),
+            ],
+            None,
+        )),
+        Change::AddRule(rule(
+            Dialect::Nft,
+            Family::Ip,
+            vec![Statement::OutputLink { name: "cni0".into(), is: true }, Statement::Established],
+            None,
+        )),
         Change::DeleteRule { table: TABLE, chain: chain.clone(), handle: 7 },
         Change::FlushChain { table: TABLE, chain: chain.clone() },
         Change::DeleteChain { table: TABLE, chain },
@@ -91,6 +127,10 @@ fn every_change_prints_as_the_line_an_operator_would_type() {
         "nft add rule bridge cni-test to iifname \"veth0\" ether saddr 0a:58:0a:01:00:05 drop",
         "ip6tables -t cni-test -A to -s fd00::5/128 -m comment --comment \"name: \\\"n\\\" id: \\\"c\\\"\" -j CNI-x",
         "iptables -t cni-test -A to ! -d 224.0.0.0/4 -j MASQUERADE",
+        "nft insert rule bridge cni-test to meta ibrname \"cni0\" meta protocol ip6 drop",
+        "iptables -t cni-test -I to -i cni0 ! -o cni0 -m comment --comment \"why\" -j RETURN",
+        "iptables -t cni-test -A to -d 10.1.0.5/32 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "nft add rule ip cni-test to oifname \"cni0\" ct state related,established",
         "nft delete rule ip cni-test to handle 7",
         "nft flush chain ip cni-test to",
         "nft delete chain ip cni-test to",
@@ -203,5 +243,50 @@ fn networks_of_any_prefix_length_are_read_back() {
             }
         }
         assert!(sh("nft list table ip cni-test").contains("ip saddr 10.8.0.0/13"));
+    });
+}
+
+#[test]
+fn conditions_on_links_and_connections_are_listed_as_written() {
+    in_namespace("conditions_on_links_and_connections_are_listed_as_written", || {
+        let mut nft = Socket::open().unwrap();
+        let chain = Chain { table: TABLE, name: "to".into(), base: None };
+        let leaves = |is| Statement::OutputLink { name: "cni0".into(), is };
+        let first = rule(Dialect::Nft, Family::Ip, vec![leaves(false), Statement::Established], None);
+        let second =
+            rule(Dialect::Nft, Family::Ip, vec![Statement::InputLink("cni0".into()), leaves(true)], None);
+        let changes = [
+            Change::AddTable(TABLE),
+            Change::CreateChain(chain),
+            Change::AddRule(first),
+            Change::InsertRule(second),
+        ];
+        nft.apply(&changes).unwrap();
+        let listed = sh("nft list chain ip cni-test to");
+        let lines: Vec<&str> = listed.lines().map(str::trim).skip(2).take(2).collect();
+        let expected =
+            ["iifname \"cni0\" oifname \"cni0\"", "oifname != \"cni0\" ct state established,related"];
+        assert_eq!(lines, expected);
+    });
+}
+
+#[test]
+fn an_exclusive_commit_starts_over_when_anything_changed_meanwhile() {
+    in_namespace("an_exclusive_commit_starts_over_when_anything_changed_meanwhile", || {
+        let (mut nft, mut other) = (Socket::open().unwrap(), Socket::open().unwrap());
+        nft.apply(&[Change::AddTable(TABLE)]).unwrap();
+        let (seen, other) = (std::cell::RefCell::new(Vec::new()), std::cell::RefCell::new(&mut other));
+        let chain = |name: &str| Change::CreateChain(Chain { table: TABLE, name: name.into(), base: None });
+        nft.commit_exclusive(|nft| {
+            seen.borrow_mut().push(nft.chains(TABLE)?.len());
+            if seen.borrow().len() < 3 {
+                let name = format!("other-{}", seen.borrow().len());
+                other.borrow_mut().apply(&[chain(&name)])?;
+            }
+            Ok(vec![chain("own")])
+        })
+        .unwrap();
+        assert_eq!(*seen.borrow(), [0, 1, 2]);
+        assert_eq!(nft.chains(TABLE).unwrap().len(), 3);
     });
 }

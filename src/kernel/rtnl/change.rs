@@ -1,6 +1,6 @@
 //! Kernel changes as values. `change_text.rs` prints them, this file makes the netlink messages.
 
-use std::os::fd::RawFd;
+use std::{net::IpAddr, os::fd::RawFd};
 
 use ipnet::IpNet;
 use neli::consts::{
@@ -10,9 +10,10 @@ use neli::consts::{
 use nix::libc;
 
 use super::{
-    Dev, Mac, PortVlan, RouteSpec, VlanRange, address,
+    AddSubLink, Dev, Mac, PortVlan, RouteSpec, RuleSpec, VlanRange, address,
     link::check_name,
-    port_vlan, route,
+    neighbour, port_vlan, route, rule, sublink,
+    tc::{AddIfb, TcChange},
     uapi::*,
     wire::{Attributes, Batch, ifinfomsg},
 };
@@ -26,8 +27,12 @@ use crate::cni::{Error, Result};
 pub enum Change {
     /// `ip link add NAME type bridge`; EEXIST when there is a link of that name.
     AddBridge(AddBridge),
+    /// `ip link add NAME type ifb`, down; EEXIST when there is a link of that name.
+    AddIfb(AddIfb),
     /// `ip link add NAME type veth peer name PEER`: both ends in one message; EEXIST when one of the names is taken.
     AddVeth(AddVeth),
+    /// `ip link add link LOWER name NAME type KIND`: vlan, macvlan, ipvlan or dummy.
+    AddSubLink(AddSubLink),
     /// `ip link del NAME`: costs some 16 ms (see [`crate::kernel::detach`]).
     DelLink(Dev),
     /// `ip link set dev NAME ...`, and port flags as `bridge link set dev NAME ...`.
@@ -43,8 +48,30 @@ pub enum Change {
     },
     /// `ip route add ROUTE`; EEXIST when there is one to the same destination.
     AddRoute(RouteSpec),
+    /// `ip route replace ROUTE`: in the place of one to the same destination with the same metric, if there is one.
+    ReplaceRoute(RouteSpec),
     /// `ip route del ROUTE`; ESRCH when there is no such route. What is set must match, metrics (`mtu`, `advmss`) too.
     DelRoute(RouteSpec),
+    /// `ip neigh replace IP lladdr MAC dev NAME nud permanent`.
+    SetNeighbour {
+        /// The interface; its index must be known.
+        dev: Dev,
+        /// Whose hardware address is told.
+        ip: IpAddr,
+        /// The hardware address.
+        mac: Mac,
+    },
+    /// `ip neigh del IP dev NAME`; ENOENT when there is no such entry.
+    DelNeighbour {
+        /// The interface; its index must be known.
+        dev: Dev,
+        /// Whose entry.
+        ip: IpAddr,
+    },
+    /// `ip rule add from SRC lookup TABLE`; EEXIST when there is an equal one.
+    AddRule(RuleSpec),
+    /// `ip rule del from SRC lookup TABLE`; ENOENT when there is none.
+    DelRule(RuleSpec),
     /// `bridge vlan add dev NAME vid RANGE`; EOPNOTSUPP when the kernel has no bridge VLAN filtering. A `pvid` must be a
     /// single VLAN.
     AddPortVlan {
@@ -60,6 +87,8 @@ pub enum Change {
         /// Ids.
         range: VlanRange,
     },
+    /// `tc …`.
+    Tc(TcChange),
 }
 
 /// A new bridge.
@@ -133,6 +162,8 @@ pub struct SetLink {
     pub alias: Option<String>,
     /// See all packets.
     pub promisc: Option<bool>,
+    /// Announce IPv4 addresses when the link comes up or its address is set: `arp_notify` in ip-sysctl.
+    pub arp_notify: Option<bool>,
     /// Receive all multicast frames.
     pub allmulti: Option<bool>,
     /// Length of the transmit queue, packets.
@@ -141,8 +172,6 @@ pub struct SetLink {
     /// and keeps its alias. When its name is taken there it arrives under the new one; when both are, EEXIST and nothing
     /// is changed (`do_setlink` and `__dev_change_net_namespace` in net/core).
     pub netns: Option<PeerNetns>,
-    /// Announce IPv4 addresses when the link comes up or its address is set: `arp_notify` in ip-sysctl.
-    pub arp_notify: Option<bool>,
     /// New name; `dev` must be given by index, and most kernels want the link to be down.
     pub rename: Option<String>,
     /// Flags of a bridge port; applied after `master`.
@@ -184,7 +213,9 @@ impl Change {
     pub(in crate::kernel) fn encode(&self, batch: &mut Batch) -> Result<()> {
         match self {
             Change::AddBridge(bridge) => self.encode_bridge(bridge, batch)?,
+            Change::AddIfb(ifb) => ifb.encode(self, batch)?,
             Change::AddVeth(veth) => self.encode_veth(veth, batch)?,
+            Change::AddSubLink(add) => sublink::encode(add, batch)?,
             Change::DelLink(dev) => {
                 let (index, name) = dev.address(self)?;
                 batch.message(Rtm::Dellink, NlmF::empty(), &ifinfomsg(0, index, 0, 0), |a| {
@@ -206,7 +237,19 @@ impl Change {
                 let flags = NlmF::CREATE | NlmF::EXCL;
                 route::encode(Rtm::Newroute, flags, route, self, batch)?;
             }
+            Change::ReplaceRoute(route) => {
+                let flags = NlmF::CREATE | NlmF::REPLACE;
+                route::encode(Rtm::Newroute, flags, route, self, batch)?;
+            }
+            Change::AddRule(rule) => rule::encode(Rtm::Newrule, NlmF::CREATE | NlmF::EXCL, rule, batch),
+            Change::DelRule(rule) => rule::encode(Rtm::Delrule, NlmF::empty(), rule, batch),
             Change::DelRoute(route) => route::encode(Rtm::Delroute, NlmF::empty(), route, self, batch)?,
+            Change::SetNeighbour { dev, ip, mac } => {
+                neighbour::encode(dev.need_index(self)?, *ip, Some(*mac), batch);
+            }
+            Change::DelNeighbour { dev, ip } => {
+                neighbour::encode(dev.need_index(self)?, *ip, None, batch);
+            }
             Change::AddPortVlan { dev, vlan } => {
                 port_vlan::encode(Rtm::Setlink, dev.need_index(self)?, *vlan, batch);
             }
@@ -214,6 +257,7 @@ impl Change {
                 let vlan = PortVlan { range: *range, pvid: false, untagged: false };
                 port_vlan::encode(Rtm::Dellink, dev.need_index(self)?, vlan, batch);
             }
+            Change::Tc(change) => change.encode(batch)?,
         }
         Ok(())
     }

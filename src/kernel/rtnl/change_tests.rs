@@ -1,7 +1,7 @@
 //! Changes as text, and byte for byte as iproute2 6.1 sends them for that text (`strace -e write=3`).
 
 use super::*;
-use crate::kernel::rtnl::{NextHop, wire::Messages};
+use crate::kernel::rtnl::{IpvlanMode, MacvlanMode, NextHop, SubKind, wire::Messages};
 
 fn va() -> Dev {
     Dev { index: 4, name: "va".into() }
@@ -147,6 +147,77 @@ fn addresses_and_routes_are_sent_as_ip_sends_them() {
     );
 }
 
+fn sub_link(kind: SubKind) -> AddSubLink {
+    let netns = PeerNetns { fd: 4, path: "subl".into() };
+    AddSubLink { name: "eth0".into(), mtu: None, mac: None, lower: Some(va()), netns: Some(netns), kind }
+}
+
+#[test]
+#[cfg(target_endian = "little")]
+fn links_on_links_are_sent_as_ip_link_sends_them() {
+    let mac = Some("0a:58:0a:16:00:02".parse().unwrap());
+    let bridge = SubKind::Macvlan { mode: MacvlanMode::Bridge, bc_queue_len: Some(200) };
+    expect(
+        Change::AddSubLink(AddSubLink { mtu: Some(1400), mac, ..sub_link(bridge) }),
+        "ip link add link va name eth0 mtu 1400 address 0a:58:0a:16:00:02 netns subl \
+         type macvlan mode bridge bcqueuelen 200",
+        "74000000100005066349016b000000000000000000000000000000000000000008000400780500000a0001000a580a1600020000\
+         08001c00040000000800050004000000090003006574683000000000240012000b0001006d6163766c616e00140002000800\
+         0700c80000000800010004000000",
+    );
+    let passthru = SubKind::Macvlan { mode: MacvlanMode::Passthru, bc_queue_len: None };
+    expect(
+        Change::AddSubLink(AddSubLink { netns: None, ..sub_link(passthru) }),
+        "ip link add link va name eth0 type macvlan mode passthru",
+        "50000000100005066349016b000000000000000000000000000000000000000008000500040000000900030065746830000000001c\
+         0012000b0001006d6163766c616e000c0002000800010008000000",
+    );
+    expect(
+        Change::AddSubLink(sub_link(SubKind::Vlan { id: 5 })),
+        "ip link add link va name eth0 netns subl type vlan id 5",
+        "54000000100005066349016b000000000000000000000000000000000000000008001c0004000000080005000400000009000300\
+         65746830000000001800120008000100766c616e0c0002000600010005000000",
+    );
+    expect(
+        Change::AddSubLink(AddSubLink {
+            mtu: Some(1400),
+            ..sub_link(SubKind::Ipvlan { mode: IpvlanMode::L3s })
+        }),
+        "ip link add link va name eth0 mtu 1400 netns subl type ipvlan mode l3s",
+        "68000000100005066349016b0000000000000000000000000000000000000000080004007805000008001c000400000008000500\
+         04000000090003006574683000000000240012000a0001006970766c616e00001400020006000100020000000600020000000000",
+    );
+    expect(
+        Change::AddSubLink(AddSubLink { lower: None, netns: None, ..sub_link(SubKind::Dummy) }),
+        "ip link add name eth0 type dummy",
+        "3c000000100005066349016b0000000000000000000000000000000000000000090003006574683000000000100012000900010064\
+         756d6d79000000",
+    );
+}
+
+#[test]
+#[cfg(target_endian = "little")]
+fn neighbours_are_sent_as_ip_neigh_sends_them() {
+    let mac: Mac = "0a:58:0a:16:00:02".parse().unwrap();
+    let set = |ip: &str| Change::SetNeighbour { dev: va(), ip: ip.parse().unwrap(), mac };
+    expect(
+        set("10.1.0.5"),
+        "ip neigh replace 10.1.0.5 lladdr 0a:58:0a:16:00:02 dev va nud permanent",
+        "300000001c0005056449016b00000000020000000400000080000000080001000a0100050a0002000a580a1600020000",
+    );
+    expect(
+        set("fd00::5"),
+        "ip neigh replace fd00::5 lladdr 0a:58:0a:16:00:02 dev va nud permanent",
+        "3c0000001c0005056549016b000000000a000000040000008000000014000100fd0000000000000000000000000000050a000200\
+         0a580a1600020000",
+    );
+    expect(
+        Change::DelNeighbour { dev: va(), ip: "10.1.0.5".parse().unwrap() },
+        "ip neigh del 10.1.0.5 dev va",
+        "240000001d0005006549016b00000000020000000400000080000000080001000a010005",
+    );
+}
+
 #[test]
 fn every_change_prints_as_a_command() {
     let mac: Mac = "0a:58:0a:16:00:02".parse().unwrap();
@@ -240,6 +311,8 @@ fn what_netlink_cannot_say_is_refused_and_adds_no_message() {
         Change::SetLink(SetLink { master: Some(Some(Dev::named("cni0"))), ..SetLink::of(va()) }),
         Change::SetLink(SetLink { alias: Some("x".repeat(256)), ..SetLink::of(va()) }),
         Change::AddRoute(RouteSpec::new(net("10.0.0.0/8"), Dev::named("va"))),
+        Change::AddSubLink(AddSubLink { name: long.into(), ..sub_link(SubKind::Dummy) }),
+        Change::AddSubLink(AddSubLink { lower: Some(Dev::named("va")), ..sub_link(SubKind::Vlan { id: 5 }) }),
         Change::DelPortVlan { dev: Dev::named("va"), range: VlanRange { first: 1, last: 1 } },
     ];
     for change in cases {

@@ -4,7 +4,9 @@ use std::fmt::{self, Display, Formatter};
 
 use ipnet::IpNet;
 
-use super::{AddAddress, AddBridge, AddVeth, Change, Mac, NextHop, RouteSpec, SetLink, VlanRange, uapi::*};
+use super::{
+    AddAddress, AddBridge, AddVeth, Change, Mac, NextHop, RouteSpec, RuleSpec, SetLink, VlanRange, uapi::*,
+};
 
 impl Display for Change {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -14,7 +16,9 @@ impl Display for Change {
                 f.write_str(" type bridge")?;
                 if *vlan_filtering { f.write_str(" vlan_filtering 1") } else { Ok(()) }
             }
+            Change::AddIfb(ifb) => ifb.fmt(f),
             Change::AddVeth(veth) => write_veth(f, veth),
+            Change::AddSubLink(add) => add.fmt(f),
             Change::DelLink(dev) => write!(f, "ip link del {dev}"),
             Change::SetLink(set) => write_set(f, set),
             Change::AddAddress(AddAddress { dev, net, nodad }) => {
@@ -23,13 +27,21 @@ impl Display for Change {
             }
             Change::DelAddress { dev, net } => write!(f, "{} addr del {net} dev {dev}", ip(net)),
             Change::AddRoute(route) => write_route(f, "add", route),
+            Change::ReplaceRoute(route) => write_route(f, "replace", route),
+            Change::AddRule(rule) => write_rule(f, "add", rule),
+            Change::DelRule(rule) => write_rule(f, "del", rule),
             Change::DelRoute(route) => write_route(f, "del", route),
+            Change::SetNeighbour { dev, ip, mac } => {
+                write!(f, "ip neigh replace {ip} lladdr {mac} dev {dev} nud permanent")
+            }
+            Change::DelNeighbour { dev, ip } => write!(f, "ip neigh del {ip} dev {dev}"),
             Change::AddPortVlan { dev, vlan } => {
                 write!(f, "bridge vlan add dev {dev} vid {}", vlan.range)?;
                 write_if(f, vlan.pvid, " pvid")?;
                 write_if(f, vlan.untagged, " untagged")
             }
             Change::DelPortVlan { dev, range } => write!(f, "bridge vlan del dev {dev} vid {range}"),
+            Change::Tc(change) => change.fmt(f),
         }
     }
 }
@@ -161,6 +173,13 @@ fn write_route(f: &mut Formatter<'_>, verb: &str, route: &RouteSpec) -> fmt::Res
         write_if(f, *onlink, " onlink")?;
     }
     Ok(())
+}
+
+fn write_rule(f: &mut Formatter<'_>, verb: &str, rule: &RuleSpec) -> fmt::Result {
+    let src = rule.src.trunc();
+    write!(f, "{} rule {verb} from {src} lookup {}", ip(&src), rule.table)?;
+    write_opt(f, "pref", rule.priority)?;
+    write_opt(f, "protocol", Some(rule.protocol).filter(|p| *p != 0))
 }
 
 fn write_via(f: &mut Formatter<'_>, gw: Option<std::net::IpAddr>, dst: IpNet) -> fmt::Result {

@@ -182,6 +182,13 @@ impl Handle {
         Ok(found.into_iter().next())
     }
 
+    /// All routes: every table, both families.
+    pub fn all_routes(&mut self) -> Result<Vec<Route>> {
+        self.dump("ip route show table all", route::encode_dump_all, |message, found| {
+            found.extend(Route::decode(message.payload));
+        })
+    }
+
     /// The VLANs of one bridge port; none when the kernel has no bridge VLAN filtering.
     ///
     /// The kernel lists the ports of all bridges for this: the cost grows with their number.
@@ -193,7 +200,7 @@ impl Handle {
 
     /// Asks for a list. Interrupted lists are asked for again, [`DUMP_ATTEMPTS`] times in all; the last one is taken as it
     /// is.
-    fn dump<T>(
+    pub(super) fn dump<T>(
         &mut self,
         what: &str,
         encode: impl Fn(&mut Batch),

@@ -266,10 +266,10 @@ fn a_link_takes_every_setting() {
             master: Some(Some(bridge.dev())),
             alias: Some("alias".into()),
             promisc: Some(true),
+            arp_notify: Some(true),
             allmulti: Some(true),
             tx_queue: Some(500),
             netns: None,
-            arp_notify: Some(true),
             rename: Some("vc".into()),
             port: Some(PortFlags { hairpin: Some(true), isolated: None }),
             vlan_filtering: None,
@@ -279,8 +279,8 @@ fn a_link_takes_every_setting() {
         assert_eq!((link.index, link.mtu, link.mac), (dev.index, 1300, Some(mac)));
         assert_eq!((link.is_up(), link.is_promisc(), link.alias.as_str()), (false, true, "alias"));
         assert_eq!((link.master, link.port.unwrap().hairpin), (Some(bridge.index), true));
-        assert_eq!((link.is_allmulti(), link.tx_queue), (true, 500));
         assert_eq!(sysctl::read("net/ipv4/conf/vc/arp_notify").unwrap(), "1");
+        assert_eq!((link.is_allmulti(), link.tx_queue), (true, 500));
         let unset = SetLink {
             master: Some(None),
             alias: Some(String::new()),

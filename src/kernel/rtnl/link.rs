@@ -9,6 +9,7 @@ use neli::consts::{
 use nix::libc;
 
 use super::{
+    SubKind,
     mac::Mac,
     uapi::*,
     wire::{Attrs, Batch, ifinfomsg, text_of, u8_at, u16_at, u32_at},
@@ -94,6 +95,8 @@ pub struct Link {
     pub kind: String,
     /// `ip link set alias`; empty when there is none.
     pub alias: String,
+    /// Routing table of a VRF.
+    pub vrf_table: Option<u32>,
     /// How many users want to see all packets.
     pub promiscuity: u32,
     /// Length of the transmit queue, packets.
@@ -104,6 +107,11 @@ pub struct Link {
     pub port: Option<Port>,
     /// What is special to a tun or tap interface.
     pub tun: Option<Tun>,
+    /// What is special to a vlan, macvlan, ipvlan or dummy.
+    pub sub: Option<SubKind>,
+    /// `IFLA_LINK_NETNSID`: number of the namespace that [`Link::peer`] is in (see [`super::Handle::number_of`]); `None`
+    /// when it is the same one.
+    pub lower_netns: Option<u32>,
 }
 
 /// Settings of a tun or tap interface.
@@ -163,8 +171,19 @@ impl Link {
     }
 
     /// Operationally up: has a carrier and can pass packets.
+    ///
+    /// A link whose carrier was there from the start is in state UNKNOWN, and works (the kernel's `netif_oper_up`): `lo`, a
+    /// dummy, on 6.1 also a bridge. Not so a veth: its UNKNOWN is a carrier that has yet to be noticed; until then the
+    /// kernel drops what is sent through it.
     pub fn is_oper_up(&self) -> bool {
-        self.oper_state == IF_OPER_UP
+        let has_carrier = self.flags & IFF_LOWER_UP != 0;
+        let unknown = self.oper_state == IF_OPER_UNKNOWN && self.kind != "veth";
+        self.oper_state == IF_OPER_UP || unknown && has_carrier
+    }
+
+    /// Up, and what it stands on is up too: frames get through.
+    pub fn has_carrier(&self) -> bool {
+        self.flags & libc::IFF_LOWER_UP as u32 != 0
     }
 
     /// Reads the payload of an RTM_NEWLINK or RTM_DELLINK.
@@ -178,6 +197,7 @@ impl Link {
                 Ifla::Operstate => link.oper_state = u8_at(value, 0),
                 Ifla::Master => link.master = Some(u32_at(value, 0)),
                 Ifla::Link => link.peer = Some(u32_at(value, 0)),
+                Ifla::LinkNetnsid => link.lower_netns = Some(u32_at(value, 0)),
                 Ifla::Ifalias => link.alias = text_of(value),
                 Ifla::Promiscuity => link.promiscuity = u32_at(value, 0),
                 Ifla::Txqlen => link.tx_queue = u32_at(value, 0),
@@ -197,6 +217,11 @@ impl Link {
         }
         if self.kind == "tun" {
             self.tun = info.find(IflaInfo::Data).map(|data| Tun::decode(Attrs(data)));
+        }
+        self.sub = SubKind::decode(&self.kind, info.find(IflaInfo::Data).map(Attrs));
+        if self.kind == "vrf" {
+            let table = info.find(IflaInfo::Data).and_then(|data| Attrs(data).find(IFLA_VRF_TABLE));
+            self.vrf_table = table.map(|b| u32_at(b, 0));
         }
         if info.find(IflaInfo::SlaveKind).is_some_and(|kind| text_of(kind) == "bridge") {
             self.port = info.find(IflaInfo::SlaveData).map(|data| Port::decode(Attrs(data)));

@@ -10,11 +10,17 @@ mod change_text;
 mod handle;
 mod link;
 mod mac;
+mod neighbour;
 mod netconf;
 mod port_vlan;
 mod probe;
 mod route;
+mod rule;
 mod socket;
+mod sublink;
+mod surroundings;
+pub mod tc;
+mod tc_text;
 pub mod uapi;
 mod watch;
 mod wire;
@@ -28,10 +34,12 @@ pub use mac::Mac;
 pub use port_vlan::{PortVlan, VlanRange};
 pub use probe::has_kind;
 pub use route::{NextHop, Route, RouteSpec};
+pub use rule::{Rule, RuleSpec, free_table};
+pub use sublink::{AddSubLink, IpvlanMode, MacvlanMode, SubKind};
 pub use watch::{AddressWatch, Event, LinkWatch};
 
 pub(super) use socket::Socket;
-pub(super) use wire::{Batch, Messages};
+pub(super) use wire::{Attributes, Attrs, Batch, Messages, ip_of};
 
 #[cfg(test)]
 mod kernel_tests;

@@ -201,6 +201,11 @@ pub(super) fn encode_get(to: IpAddr, batch: &mut Batch) {
     batch.message(Rtm::Getroute, NlmF::ACK, &header, |a| a.ip(Rta::Dst, to));
 }
 
+/// `ip route show table all`, both families.
+pub(super) fn encode_dump_all(batch: &mut Batch) {
+    batch.message(Rtm::Getroute, NlmF::DUMP, &[0; 12], |_| {});
+}
+
 /// `ip route add|append|replace|del ROUTE`; `what` is that command, for the error when an index is missing.
 pub(super) fn encode(
     kind: Rtm,

@@ -31,6 +31,14 @@ impl Socket {
         Ok(Socket(socket))
     }
 
+    /// A socket for requests to netfilter, in the calling thread's namespace: extended ACK.
+    pub fn netfilter() -> Result<Socket> {
+        let failed = |e| Error::io("socket(NETLINK_NETFILTER)", &e);
+        let socket = NlSocket::connect(NlFamily::Netfilter, None, Groups::empty()).map_err(failed)?;
+        let _ = socket.enable_ext_ack(true);
+        Ok(Socket(socket))
+    }
+
     /// A socket that only receives the notifications of one group (`RTNLGRP_*`).
     pub fn subscribe(group: u32) -> Result<Socket> {
         NlSocket::connect(NlFamily::Route, None, Groups::new_groups(&[group]))

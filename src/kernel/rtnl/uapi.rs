@@ -33,9 +33,32 @@ pub const BRIDGE_VLAN_INFO_RANGE_BEGIN: u16 = 1 << 3;
 /// `BRIDGE_VLAN_INFO_RANGE_END`, linux/if_bridge.h.
 pub const BRIDGE_VLAN_INFO_RANGE_END: u16 = 1 << 4;
 
+/// `IFLA_VLAN_ID`, linux/if_link.h (u16).
+pub const IFLA_VLAN_ID: u16 = 1;
+/// `IFLA_MACVLAN_MODE`, linux/if_link.h (u32).
+pub const IFLA_MACVLAN_MODE: u16 = 1;
+/// `IFLA_MACVLAN_BC_QUEUE_LEN`, linux/if_link.h (u32), Linux 5.11.
+pub const IFLA_MACVLAN_BC_QUEUE_LEN: u16 = 7;
+/// `IFLA_IPVLAN_MODE`, linux/if_link.h (u16).
+pub const IFLA_IPVLAN_MODE: u16 = 1;
+/// `IFLA_IPVLAN_FLAGS`, linux/if_link.h (u16): 0 bridge, 1 private, 2 vepa.
+pub const IFLA_IPVLAN_FLAGS: u16 = 2;
+
+/// `NUD_PERMANENT`, linux/neighbour.h.
+pub const NUD_PERMANENT: u16 = 0x80;
+
+/// `NETNSA_NSID`, linux/net_namespace.h (s32): number of a namespace in another one.
+pub const NETNSA_NSID: u16 = 1;
+/// `NETNSA_FD`, linux/net_namespace.h: descriptor of a namespace.
+pub const NETNSA_FD: u16 = 3;
+
 /// `BR_STATE_DISABLED`, linux/if_bridge.h.
 pub const BR_STATE_DISABLED: u8 = 0;
 
+/// `IFF_LOWER_UP`, linux/if.h: the link has a carrier.
+pub const IFF_LOWER_UP: u32 = 1 << 16;
+/// `IF_OPER_UNKNOWN`, linux/if.h (RFC 2863).
+pub const IF_OPER_UNKNOWN: u8 = 0;
 /// `IF_OPER_UP`, linux/if.h (RFC 2863).
 pub const IF_OPER_UP: u8 = 6;
 
@@ -96,3 +119,61 @@ pub const NETCONFA_IFINDEX: u16 = 1;
 pub const NETCONFA_IFINDEX_ALL: u32 = u32::MAX;
 /// `NETCONFA_FORWARDING`, linux/netconf.h (s32).
 pub const NETCONFA_FORWARDING: u16 = 2;
+
+/// `FRA_SRC`, linux/fib_rules.h.
+pub const FRA_SRC: u16 = 2;
+/// `FRA_PRIORITY`, linux/fib_rules.h (u32).
+pub const FRA_PRIORITY: u16 = 6;
+/// `FRA_SUPPRESS_IFGROUP`, linux/fib_rules.h (u32).
+pub const FRA_SUPPRESS_IFGROUP: u16 = 13;
+/// `FRA_SUPPRESS_PREFIXLEN`, linux/fib_rules.h (u32).
+pub const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
+/// `FRA_TABLE`, linux/fib_rules.h (u32).
+pub const FRA_TABLE: u16 = 15;
+/// `FRA_PAD`, linux/fib_rules.h.
+pub const FRA_PAD: u16 = 18;
+/// `FRA_PROTOCOL`, linux/fib_rules.h (u8), Linux 4.17.
+pub const FRA_PROTOCOL: u16 = 21;
+/// `FR_ACT_TO_TBL`, linux/fib_rules.h.
+pub const FR_ACT_TO_TBL: u8 = 1;
+/// `FIB_RULE_INVERT`, linux/fib_rules.h.
+pub const FIB_RULE_INVERT: u32 = 2;
+/// `IFLA_VRF_TABLE`, linux/if_link.h (u32).
+pub const IFLA_VRF_TABLE: u16 = 1;
+
+/// `TCA_TBF_PARMS`, linux/pkt_sched.h: `struct tc_tbf_qopt`.
+pub const TCA_TBF_PARMS: u16 = 1;
+/// `TCA_TBF_RATE64`, linux/pkt_sched.h (u64, bytes per second).
+pub const TCA_TBF_RATE64: u16 = 4;
+/// `TCA_TBF_BURST`, linux/pkt_sched.h (u32, bytes), Linux 3.13.
+pub const TCA_TBF_BURST: u16 = 6;
+/// `TCA_HTB_PARMS`, linux/pkt_sched.h: `struct tc_htb_opt`.
+pub const TCA_HTB_PARMS: u16 = 1;
+/// `TCA_HTB_INIT`, linux/pkt_sched.h: `struct tc_htb_glob`.
+pub const TCA_HTB_INIT: u16 = 2;
+/// `TCA_HTB_RATE64`, linux/pkt_sched.h (u64, bytes per second).
+pub const TCA_HTB_RATE64: u16 = 6;
+/// `TCA_HTB_CEIL64`, linux/pkt_sched.h (u64, bytes per second).
+pub const TCA_HTB_CEIL64: u16 = 7;
+/// `TC_LINKLAYER_ETHERNET`, linux/pkt_sched.h.
+pub const TC_LINKLAYER_ETHERNET: u8 = 1;
+/// `TCA_U32_CLASSID`, linux/pkt_cls.h (u32).
+pub const TCA_U32_CLASSID: u16 = 1;
+/// `TCA_U32_SEL`, linux/pkt_cls.h: `struct tc_u32_sel`.
+pub const TCA_U32_SEL: u16 = 5;
+/// `TCA_U32_ACT`, linux/pkt_cls.h: a list of actions.
+pub const TCA_U32_ACT: u16 = 7;
+/// `TC_U32_TERMINAL`, linux/pkt_cls.h.
+pub const TC_U32_TERMINAL: u8 = 1;
+/// `TCA_ACT_KIND`, linux/pkt_cls.h.
+pub const TCA_ACT_KIND: u16 = 1;
+/// `TCA_ACT_OPTIONS`, linux/pkt_cls.h.
+pub const TCA_ACT_OPTIONS: u16 = 2;
+/// `TCA_MIRRED_PARMS`, linux/tc_act/tc_mirred.h: `struct tc_mirred`.
+pub const TCA_MIRRED_PARMS: u16 = 2;
+/// `TCA_EGRESS_REDIR`, linux/tc_act/tc_mirred.h.
+pub const TCA_EGRESS_REDIR: u32 = 1;
+/// `TC_ACT_STOLEN`, linux/pkt_cls.h.
+pub const TC_ACT_STOLEN: u32 = 4;
+/// `NLA_F_NESTED`, linux/netlink.h.
+pub const NLA_F_NESTED: u16 = 1 << 15;

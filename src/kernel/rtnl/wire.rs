@@ -38,7 +38,7 @@ impl Batch {
     /// Adds one message; `header` is the family's fixed header, `attributes` writes what follows it.
     pub fn message(
         &mut self,
-        kind: Rtm,
+        kind: impl Into<u16>,
         flags: NlmF,
         header: &[u8],
         attributes: impl FnOnce(&mut Attributes<'_>),
@@ -47,7 +47,7 @@ impl Batch {
         self.last_message = start;
         self.sequence = self.sequence.wrapping_add(1);
         self.bytes.extend_from_slice(&[0; 4]);
-        self.bytes.extend_from_slice(&u16::from(kind).to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.into().to_ne_bytes());
         self.bytes.extend_from_slice(&(flags | NlmF::REQUEST).bits().to_ne_bytes());
         self.bytes.extend_from_slice(&self.sequence.to_ne_bytes());
         self.bytes.extend_from_slice(&[0; 4]);

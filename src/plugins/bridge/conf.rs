@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use crate::attach::mac;
 use crate::attach::masquerade::Backend;
+use crate::attach::mtu::Mtu;
 use crate::cni::{Dns, Error, Request, Result};
 use crate::kernel::rtnl::Mac;
 use crate::plugins::keys::{IP_MASQ, IP_MASQ_BACKEND, Key, MTU, Shape, key};
@@ -53,8 +54,7 @@ struct Wire {
     force_address: bool,
     ip_masq: bool,
     ip_masq_backend: String,
-    /// Bytes; 0 and less mean "not set".
-    mtu: i64,
+    mtu: Mtu,
     hairpin_mode: bool,
     promisc_mode: bool,
     vlan: i64,
@@ -89,8 +89,8 @@ pub struct Conf {
     pub force_address: bool,
     /// Masquerade the container's addresses; `None`: do not.
     pub masquerade: Option<Backend>,
-    /// Bytes; `None`: the kernel's default.
-    pub mtu: Option<u32>,
+    /// Of both ends, and of a bridge that is made.
+    pub mtu: Mtu,
     /// Frames may go back through the port they came from.
     pub hairpin: bool,
     /// The bridge receives every frame.
@@ -149,7 +149,7 @@ impl Conf {
             is_default_gateway: wire.is_default_gateway,
             force_address: wire.force_address,
             masquerade: Backend::of(wire.ip_masq, &wire.ip_masq_backend)?,
-            mtu: crate::plugins::mtu(wire.mtu)?,
+            mtu: wire.mtu,
             hairpin: wire.hairpin_mode,
             promisc: wire.promisc_mode,
             vlans: vlans(wire.vlan, wire.vlan_trunk.as_deref(), wire.preserve_default_vlan)?,
@@ -161,6 +161,11 @@ impl Conf {
             ipam: common.ipam,
             dns: common.dns,
         };
+        if let Some(name) = conf.vlan_gateway().filter(|_| conf.is_gateway) {
+            crate::cni::names::check_ifname(&name).map_err(|_| {
+                Error::config(format!("bridge, vlan: the gateway's link {name:?} is longer than 15 bytes"))
+            })?;
+        }
         Ok(conf)
     }
 
@@ -240,7 +245,7 @@ mod tests {
     #[test]
     fn absent_keys_have_the_documented_defaults() {
         let conf = conf("", "").unwrap();
-        assert_eq!((conf.bridge.as_str(), conf.mtu, conf.vlans.clone()), ("cni0", None, None));
+        assert_eq!((conf.bridge.as_str(), conf.mtu, conf.vlans.clone()), ("cni0", Mtu::Unset, None));
         assert!(!conf.is_gateway && conf.masquerade.is_none() && conf.ipam.is_none() && conf.mac.is_none());
     }
 

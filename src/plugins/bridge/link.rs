@@ -49,7 +49,8 @@ pub fn ensure(host: &mut Handle, conf: &Conf) -> Result<Link> {
 /// `ip link add BRIDGE type bridge`: down, so that IPv6 can be set up before. Another ADD may do the same at this moment:
 /// then its bridge is used.
 fn create(host: &mut Handle, conf: &Conf, vlan_filtering: bool) -> Result<Link> {
-    let add = AddBridge { name: conf.bridge.clone(), up: false, mtu: conf.mtu, mac: None, vlan_filtering };
+    let mtu = conf.mtu.bytes(host)?;
+    let add = AddBridge { name: conf.bridge.clone(), up: false, mtu, mac: None, vlan_filtering };
     let steps = [Step::Change(Change::AddBridge(add)), Step::Link(Dev::named(&conf.bridge))];
     let mut outcomes = host.exchange(&steps)?.into_iter();
     match outcomes.next() {
@@ -85,11 +86,8 @@ pub fn explain_vlan(err: Error) -> Error {
 /// the host, the other end a port of the bridge in that VLAN. It belongs to the network and stays.
 ///
 /// # Errors
-/// The name is too long for the kernel, or a link of that name is something else.
+/// A link of that name is something else.
 pub fn ensure_vlan_gateway(host: &mut Handle, conf: &Conf, bridge: &Link, name: &str) -> Result<Link> {
-    crate::cni::names::check_ifname(name).map_err(|_| {
-        Error::config(format!("bridge, vlan: the gateway's link {name:?} is longer than 15 bytes"))
-    })?;
     let link = match host.link(name)? {
         Some(link) => link,
         None => {

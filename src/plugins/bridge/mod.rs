@@ -110,10 +110,11 @@ fn attach<'a>(
     let bridge = link::ensure(kernel.host()?, conf)?;
     let vlan_gateway = ensure_gateway(kernel, conf, &bridge, &result)?;
 
+    let mtu = conf.mtu.bytes(kernel.host()?)?;
     let wanted = veth::Wanted {
         attachment: of,
         addresses: addresses.clone(),
-        mtu: conf.mtu,
+        mtu,
         mac: conf.mac,
         master: Some(bridge.dev()),
         is_first_port: !bridge.is_oper_up(),
@@ -155,11 +156,13 @@ fn attach<'a>(
 
     let text = |mac: Option<crate::kernel::rtnl::Mac>| mac.map(|m| m.to_string()).unwrap_or_default();
     result.interfaces = vec![
+        // Its MTU follows its ports', and may have changed with this one.
         Interface { name: bridge.name.clone(), mac: text(bridge.mac), ..Interface::default() },
-        Interface { name: host.name, mac: text(host_mac), ..Interface::default() },
+        Interface { name: host.name, mac: text(host_mac), mtu: host.mtu.into(), ..Interface::default() },
         Interface {
             name: req.ifname.clone(),
             mac: mac.to_string(),
+            mtu: pair.container.mtu.into(),
             sandbox: req.netns.clone(),
             ..Interface::default()
         },
@@ -167,6 +170,7 @@ fn attach<'a>(
     result.interfaces.extend(vlan_gateway.map(|l| Interface {
         name: l.name,
         mac: text(l.mac),
+        mtu: l.mtu.into(),
         ..Interface::default()
     }));
     if let Some(dns) = &conf.dns {

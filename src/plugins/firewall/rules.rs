@@ -20,7 +20,7 @@ use crate::attach::Attachment;
 use crate::attach::masquerade::maps::FAMILIES;
 use crate::attach::masquerade::names;
 use crate::cni::Result;
-use crate::kernel::nft::{Change, Family, ListedRule, Rule, Side, Socket, Statement, Verdict, program};
+use crate::kernel::nft::{Change, Family, Rule, Side, Socket, Statement, Verdict, program};
 
 /// Comment of the jump to the administrators' chain.
 const ADMIN_COMMENT: &str = "CNI firewall plugin admin overrides";
@@ -59,12 +59,9 @@ pub fn plan_add(
     let tag = names::element_comment(at);
     for family in FAMILIES {
         let wanted = rules_of_family(addresses, family, &tag);
-        if wanted.is_empty() {
-            continue;
-        }
         let listed = nft.rules(table(family), Some(CNI_FORWARD))?;
         let to_admin = jump(family, CNI_FORWARD, admin, ADMIN_COMMENT);
-        if equal(&listed, &to_admin)?.is_empty() {
+        if !wanted.is_empty() && equal(&listed, &to_admin)?.is_empty() {
             changes.push(Change::InsertRule(to_admin));
         }
         let steps = wanted.iter().map(program).collect::<Result<Vec<_>>>()?;
@@ -84,49 +81,24 @@ pub fn plan_add(
     Ok(())
 }
 
-/// What removes the attachment's rules, and those of a Go plugin for the `known` addresses.
-///
-/// The networks and attachments whose rules stay are put into `left`, by tag.
+/// What removes the rules of stale attachments, by tag, and those of a Go plugin for the `known` addresses. The tags of
+/// the rules that stay are put into `left`.
 pub fn plan_del(
     nft: &mut Socket,
-    at: &Attachment,
+    stale: &dyn Fn(&str) -> bool,
     known: &[IpAddr],
     left: &mut Vec<String>,
     changes: &mut Vec<Change>,
 ) -> Result<()> {
-    let tag = names::element_comment(at);
     for family in FAMILIES {
-        let former = rules_of_family(known, family, &tag);
+        let former = rules_of_family(known, family, "");
         let former = former.iter().map(program).collect::<Result<Vec<_>>>()?;
         for found in nft.rules(table(family), Some(CNI_FORWARD))? {
-            match &found.tag {
-                Some(text) if *text == tag => changes.push(delete(family, &found)),
-                Some(text) => left.push(text.clone()),
-                None if former.iter().any(|steps| does(&found, steps)) => {
-                    changes.push(delete(family, &found));
-                }
-                None => {}
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What removes the rules of this network that belong to none of the valid attachments, given by tag.
-pub fn plan_gc(
-    nft: &mut Socket,
-    network: &str,
-    valid: &[String],
-    left: &mut Vec<String>,
-    changes: &mut Vec<Change>,
-) -> Result<()> {
-    let prefix = names::network_prefix(network);
-    let stale = |rule: &ListedRule| {
-        rule.tag.as_ref().is_some_and(|tag| tag.starts_with(&prefix) && !valid.contains(tag))
-    };
-    for family in FAMILIES {
-        for found in nft.rules(table(family), Some(CNI_FORWARD))? {
-            if stale(&found) {
+            let goes = match found.tag.as_deref() {
+                Some(tag) => stale(tag),
+                None => former.iter().any(|steps| does(&found, steps)),
+            };
+            if goes {
                 changes.push(delete(family, &found));
             } else {
                 left.extend(found.tag);
@@ -134,15 +106,6 @@ pub fn plan_gc(
         }
     }
     Ok(())
-}
-
-/// The tags of all rules: whose attachments have any.
-pub fn tags(nft: &mut Socket) -> Result<Vec<String>> {
-    let mut tags = Vec::new();
-    for family in FAMILIES {
-        tags.extend(nft.rules(table(family), Some(CNI_FORWARD))?.into_iter().filter_map(|rule| rule.tag));
-    }
-    Ok(tags)
 }
 
 /// The first difference from what [`plan_add`] makes; a Go plugin's rules are as good.

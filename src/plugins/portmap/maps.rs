@@ -48,12 +48,13 @@
 //!   attachments cannot have the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::libc;
 
-use super::conf::{Conf, Mapping};
+use super::conf::Conf;
+use super::record::Record;
 use crate::attach::Attachment;
 use crate::attach::masquerade::maps::{
     FAMILIES, check_element, compare_rules, differs, drop_unused, skeleton, table,
@@ -177,21 +178,6 @@ fn prepare(nft: &mut Socket, family: Family) -> Result<Vec<Change>> {
     Ok(changes)
 }
 
-/// One mapping in full: what the index has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// `IPPROTO_*`
-    pub protocol: u8,
-    /// The host's address; unspecified for all.
-    pub host_ip: IpAddr,
-    /// The port at the host.
-    pub host_port: u16,
-    /// The container's address.
-    pub container_ip: IpAddr,
-    /// The port in the container.
-    pub container_port: u16,
-}
-
 impl Record {
     fn value(&self) -> Value {
         Value::Joined(vec![
@@ -222,10 +208,6 @@ impl Record {
             container_ip: *container_ip,
             container_port: *container_port,
         })
-    }
-
-    fn family(&self) -> Family {
-        Family::of(self.container_ip)
     }
 
     /// The map that has it, and its key there.
@@ -273,21 +255,7 @@ impl Wanted {
     /// `None` when nothing is mapped in this family.
     fn new(at: &Attachment, conf: &Conf, container: IpNet) -> Option<Wanted> {
         let family = Family::of(container.addr());
-        let record = |mapping: &Mapping| {
-            Some(Record {
-                protocol: mapping.protocol,
-                host_ip: mapping.host_ip_of(family)?,
-                host_port: mapping.host_port,
-                container_ip: container.addr(),
-                container_port: mapping.container_port,
-            })
-        };
-        let mut records: Vec<Record> = Vec::new();
-        for record in conf.mappings.iter().filter_map(record) {
-            if !records.contains(&record) {
-                records.push(record);
-            }
-        }
+        let records = Record::all(&conf.mappings, container.addr());
         let hairpin = conf.snat.then(|| {
             let mut sources = Vec::new();
             if !conf.masq_all {
@@ -437,7 +405,6 @@ fn owned(nft: &mut Socket, map: &Map, key: &Value, comment: &str) -> Result<Opti
 }
 
 /// The mappings that an attachment has now.
-#[expect(dead_code, reason = "conntrack comes next")]
 pub fn records(nft: &mut Socket, at: &Attachment) -> Result<Vec<Record>> {
     let comment = names::element_comment(at);
     let mut all = Vec::new();

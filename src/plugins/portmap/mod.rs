@@ -2,7 +2,9 @@
 //! the plugin that gives the container its addresses.
 
 mod conf;
+mod flows;
 mod maps;
+mod record;
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -10,6 +12,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use self::conf::{Backend, Conf};
+use self::record::Record;
 use super::keys::{Key, Shape, key};
 use super::{Kind, Plugin};
 use crate::attach::masquerade::{self, maps::plan_unused};
@@ -48,6 +51,11 @@ impl Plugin for Portmap {
                 "markMasqBit",
                 Shape::Int(0, 31),
                 "bit of the packet mark that iptables rules use; default: 13",
+            ),
+            key(
+                "externalSetMarkChain",
+                Shape::Text,
+                "chain of table nat that marks what is to be masqueraded, in place of our own (iptables rules only)",
             ),
         ];
         KEYS
@@ -135,6 +143,11 @@ fn add(of: &Attachment, conf: &Conf, container: &[IpNet], kernel: &mut Kernel) -
     match conf.backend {
         Backend::Nftables => nft.commit(|nft| maps::plan_add(nft, of, conf, container)),
     }?;
+    let records: Vec<Record> =
+        container.iter().flat_map(|net| Record::all(&conf.mappings, net.addr())).collect();
+    // After the rules, so that a flow that starts now goes by them. Flows that stay end by themselves when their
+    // clients are silent for half a minute: no reason to fail.
+    let _ = flows::forget_stale(&records, kernel);
     match container.iter().find(|net| conf.snat && net.addr().is_ipv4()) {
         Some(net) => open_localhost(net.addr(), kernel).context("localhost cannot reach the container"),
         None => Ok(()),
@@ -167,10 +180,14 @@ fn let_frames_back(prev: &CniResult, container: &[IpNet], kernel: &mut Kernel) -
 /// Removes what ADD made for the attachment. Nothing there is success.
 fn remove(of: &Attachment, kernel: &mut Kernel) -> Result<()> {
     let Some(nft) = kernel.nft_if_there()? else { return Ok(()) };
+    let records = maps::records(nft, of)?;
     let chains = RefCell::default();
     let ours = |nft: &mut nft::Socket| maps::plan_del(nft, of, &mut chains.borrow_mut());
     masquerade::commit_all(nft, &[&ours])?;
-    nft.commit(|nft| plan_unused(nft, &chains.borrow()))
+    nft.commit(|nft| plan_unused(nft, &chains.borrow()))?;
+    // As in `add`.
+    let _ = flows::forget_led(&records);
+    Ok(())
 }
 
 /// The setting that lets loopback addresses through the link that leads to the container. `None` when none leads there.

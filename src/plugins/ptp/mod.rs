@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::keys::{self, Key};
 use super::{Kind, Plugin};
 use crate::attach::container::{Container, Ipv6, wait_usable};
+use crate::attach::mtu::Mtu;
 use crate::attach::undo::{Undo, or_take_back};
 use crate::attach::verify::{self, difference};
 use crate::attach::{Attachment, address, forwarding, ipam, masquerade, teardown, veth};
@@ -25,14 +26,13 @@ const CONTAINER: i64 = 1;
 struct Wire {
     ip_masq: bool,
     ip_masq_backend: String,
-    /// Bytes; 0 and less mean "not set".
-    mtu: i64,
+    mtu: Mtu,
 }
 
 /// The configuration, checked.
 struct Conf {
     masquerade: Option<masquerade::Backend>,
-    mtu: Option<u32>,
+    mtu: Mtu,
     ipam: Option<String>,
     dns: Option<Dns>,
 }
@@ -43,7 +43,7 @@ impl Conf {
         let common = req.config.common()?;
         Ok(Conf {
             masquerade: masquerade::Backend::of(wire.ip_masq, &wire.ip_masq_backend)?,
-            mtu: super::mtu(wire.mtu)?,
+            mtu: wire.mtu,
             ipam: common.ipam,
             dns: common.dns,
         })
@@ -133,10 +133,11 @@ fn attach<'a>(
     let has_ipv6 = addresses.iter().any(|net| net.addr().is_ipv6());
     forwarding::ensure(kernel.host()?, &addresses).context("a routed container needs the host to forward")?;
 
+    let mtu = conf.mtu.bytes(kernel.host()?)?;
     let wanted = veth::Wanted {
         attachment: of,
         addresses: addresses.clone(),
-        mtu: conf.mtu,
+        mtu,
         mac: None,
         master: None,
         is_first_port: false,
@@ -171,11 +172,13 @@ fn attach<'a>(
         Interface {
             name: host.name,
             mac: host.mac.map(|m| m.to_string()).unwrap_or_default(),
+            mtu: host.mtu.into(),
             ..Interface::default()
         },
         Interface {
             name: req.ifname.clone(),
             mac: mac.to_string(),
+            mtu: pair.container.mtu.into(),
             sandbox: req.netns.clone(),
             ..Interface::default()
         },

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use crate::attach::mac;
+use crate::attach::{mac, mtu};
 use crate::cni::{Code, Command, Error, Request, Result};
 use crate::kernel::rtnl::Mac;
-use crate::plugins::keys::{self, Key, Shape, key};
+use crate::plugins::keys::{Key, Shape, key};
 
 /// Where backups are kept, as in the Go plugin.
 const DATA_DIR: &str = "/run/cni/tuning";
@@ -21,7 +21,7 @@ const IFNAME: &str = "IFNAME";
 pub const KEYS: &[Key] = &[
     key("sysctl", Shape::Map(&Shape::Text), "settings below net.; IFNAME stands for the interface's name"),
     key("mac", Shape::Mac, "MAC address of the interface"),
-    keys::MTU,
+    key("mtu", Shape::Int(0, u32::MAX as i64), "MTU of the interface in bytes; default: as it is"),
     key("promisc", Shape::Bool, "the interface receives every frame; default: unchanged"),
     key("allmulti", Shape::Bool, "the interface receives every multicast frame; default: unchanged"),
     key(
@@ -156,7 +156,7 @@ impl Conf {
         Ok(Conf {
             sysctls: sysctls.collect::<Result<_>>()?,
             mac: strongest_mac(req, over.mac.as_deref(), &wire.runtime_config.mac, &wire.mac)?,
-            mtu: crate::plugins::mtu(over.mtu.unwrap_or(wire.mtu))?,
+            mtu: mtu::of_number(over.mtu.unwrap_or(wire.mtu))?,
             promisc: over.promisc.unwrap_or(wire.promisc),
             allmulti: over.allmulti.or(wire.allmulti),
             tx_queue: over.tx_queue.or(wire.tx_queue).map(tx_queue).transpose()?,

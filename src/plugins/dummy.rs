@@ -1,0 +1,67 @@
+//! dummy: a link that leads nowhere, to hold addresses (reference: main-plugins.md section 17).
+
+use super::keys::Key;
+use super::{Kind, Plugin};
+use crate::attach::sublink::conf::Conf;
+use crate::attach::sublink::{self, Addresses, Spec};
+use crate::cni::{CniResult, Request, Result};
+use crate::kernel::Kernel;
+use crate::kernel::rtnl::SubKind;
+
+/// # Errors
+/// There is no IPAM plugin.
+fn spec(req: &Request) -> Result<Spec> {
+    let conf = Conf::addresses_only(req)?;
+    let addresses = Addresses::Ipam(conf.need_ipam("dummy")?);
+    Ok(Spec { kind: SubKind::Dummy, conf, mac: None, addresses })
+}
+
+/// The plugin.
+pub struct Dummy;
+
+impl Plugin for Dummy {
+    fn name(&self) -> &'static str {
+        "dummy"
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Main
+    }
+
+    fn about(&self) -> &'static str {
+        "gives the container an interface that leads nowhere, to hold addresses"
+    }
+
+    fn keys(&self) -> &'static [Key] {
+        &[]
+    }
+
+    fn capabilities(&self) -> &'static [Key] {
+        &[]
+    }
+
+    fn validate(&self, req: &Request) -> Result<()> {
+        spec(req).map(drop)
+    }
+
+    fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
+        sublink::add(req, &spec(req)?, kernel)
+    }
+
+    fn del(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
+        sublink::del(req, self.name(), kernel)
+    }
+
+    fn check(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
+        sublink::check(req, &spec(req)?, kernel)
+    }
+
+    fn gc(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
+        // A dummy leads nowhere and ends with the container: that it is still there harms nobody.
+        sublink::gc_addresses(req, kernel)
+    }
+
+    fn status(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
+        sublink::status(req, &spec(req)?, kernel)
+    }
+}

@@ -1,0 +1,47 @@
+//! A mapping in full, for one family: from where to where.
+
+use std::net::IpAddr;
+
+use super::conf::Mapping;
+use crate::kernel::nft::Family;
+
+/// A port of the host, and where it leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// `IPPROTO_*`
+    pub protocol: u8,
+    /// The host's address; unspecified for all of the family.
+    pub host_ip: IpAddr,
+    /// The port at the host.
+    pub host_port: u16,
+    /// The container's address.
+    pub container_ip: IpAddr,
+    /// The port in the container.
+    pub container_port: u16,
+}
+
+impl Record {
+    /// What the mappings are for one address of the container, each once.
+    pub fn all(mappings: &[Mapping], container_ip: IpAddr) -> Vec<Record> {
+        let mut all: Vec<Record> = Vec::new();
+        for mapping in mappings {
+            let Some(host_ip) = mapping.host_ip_of(Family::of(container_ip)) else { continue };
+            let record = Record {
+                protocol: mapping.protocol,
+                host_ip,
+                host_port: mapping.host_port,
+                container_ip,
+                container_port: mapping.container_port,
+            };
+            if !all.contains(&record) {
+                all.push(record);
+            }
+        }
+        all
+    }
+
+    /// The family of its addresses.
+    pub fn family(&self) -> Family {
+        Family::of(self.container_ip)
+    }
+}

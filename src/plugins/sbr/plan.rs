@@ -1,0 +1,223 @@
+//! Which rules and routes are added, and which leave the main table. Pure: addresses and what was seen in, changes out.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::conf::Conf;
+use crate::cni::IpConfig;
+use crate::kernel::rtnl::{Change, Dev, Route, RouteSpec, Rule, RuleSpec, free_table};
+
+/// Who made them (`RTPROT_*`, linux/rtnetlink.h), on rules, and on routes that were not in the main table before. A number
+/// that nobody else has (iproute2, etc/iproute2/rt_protos).
+pub const OWN: u8 = 67;
+
+/// The first table that is tried, as in the Go plugin.
+const FIRST_TABLE: u32 = 100;
+
+/// linux/rtnetlink.h.
+const TABLE_MAIN: u32 = 254;
+const RTN_UNICAST: u8 = 1;
+const RTNH_F_ONLINK: u32 = 4;
+
+/// What there is in the container before anything is changed.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// All rules.
+    pub rules: Vec<Rule>,
+    /// The interface's routes, in all tables.
+    pub routes: Vec<Route>,
+    /// Tables that are not free.
+    pub tables: Vec<u32>,
+}
+
+/// The changes of an ADD.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Tables that were free before.
+    pub tables: Vec<u32>,
+    /// First: rules, and routes in their new tables.
+    pub add: Vec<Change>,
+    /// Then: routes out of the main table.
+    pub move_out: Vec<Change>,
+}
+
+impl Plan {
+    /// Rules for `ips`, the addresses of `dev`; unless the user named a table, the interface's routes of their families
+    /// move.
+    pub fn new(conf: &Conf, ips: &[IpConfig], dev: &Dev, observed: &Observed) -> Plan {
+        let mut plan = Plan::default();
+        let mut taken = observed.tables.clone();
+        let mut next = FIRST_TABLE;
+        let movable: Vec<&Route> = observed.routes.iter().filter(|r| is_movable(r, dev)).collect();
+        for ip in ips {
+            let own = std::slice::from_ref(ip);
+            let there = observed.rules.iter().find(|rule| is_of(rule, own, &conf.table));
+            let table = match (conf.table, there) {
+                (Some(table), _) => table,
+                (None, Some(rule)) => rule.table,
+                (None, None) => free_table(next, &taken).unwrap_or(next),
+            };
+            if there.is_none() {
+                next = next.max(table.saturating_add(1));
+                taken.push(table);
+                let src = IpNet::from(ip.address.addr());
+                plan.add.push(Change::AddRule(RuleSpec { src, table, priority: None, protocol: OWN }));
+            }
+            if conf.table.is_some() {
+                continue;
+            }
+            if there.is_none() {
+                plan.tables.push(table);
+            }
+            let mut copies: Vec<RouteSpec> = movable
+                .iter()
+                .filter(|r| belongs(r, ip, ips))
+                .map(|r| RouteSpec { table: Some(table), ..spec(r, dev) })
+                .collect();
+            if let Some(default) = conf.default_route(ip, dev) {
+                // A gateway that the user named goes before the one in the routes (which IPv6 gives a metric of 1024).
+                let named = conf.gateways.iter().any(|gw| Some(*gw) == default.gw);
+                if named {
+                    copies.retain(|r| r.dst != default.dst || !matches!(r.priority, 0 | 1024));
+                }
+                if named || !copies.iter().any(|r| r.dst == default.dst) {
+                    copies.push(RouteSpec { table: Some(table), protocol: Some(OWN), ..default });
+                }
+            }
+            copies.sort_by_key(needs_gateway);
+            plan.add.extend(copies.into_iter().map(Change::ReplaceRoute));
+        }
+        if conf.table.is_none() {
+            plan.move_out = move_out(conf, ips, dev, &movable);
+        }
+        plan
+    }
+}
+
+/// Gateways are reached by routes without one, which therefore have to be there first, and to leave last.
+fn needs_gateway(route: &RouteSpec) -> bool {
+    route.gw.is_some() || route.nexthops.iter().any(|hop| hop.gw.is_some())
+}
+
+/// Routes of the main table that leave by this interface only.
+fn is_movable(route: &Route, dev: &Dev) -> bool {
+    let alone = match route.nexthops.as_slice() {
+        [] => route.oif == Some(dev.index),
+        hops => hops.iter().all(|hop| hop.dev.index == dev.index),
+    };
+    route.table == TABLE_MAIN && route.kind == RTN_UNICAST && alone
+}
+
+/// Whether a route goes into the table of `ip`: it is of its family, and it leads through its network (by gateway or
+/// source address) or through that of none of the others. So every route gets to at least one table.
+fn belongs(route: &Route, ip: &IpConfig, ips: &[IpConfig]) -> bool {
+    let v4 = ip.address.addr().is_ipv4();
+    let through = |ip: &IpConfig| hops(route).chain(route.src).any(|address| ip.address.contains(&address));
+    route.dst.addr().is_ipv4() == v4 && (through(ip) || !ips.iter().any(through))
+}
+
+fn hops(route: &Route) -> impl Iterator<Item = IpAddr> + '_ {
+    route.gw.into_iter().chain(route.nexthops.iter().filter_map(|hop| hop.gw))
+}
+
+/// Whether a route's gateways are in the network of an address.
+pub fn leads_through(route: &RouteSpec, ip: &IpConfig) -> bool {
+    let gateways = route.gw.iter().chain(route.nexthops.iter().filter_map(|hop| hop.gw.as_ref()));
+    gateways.into_iter().any(|gw| ip.address.contains(gw))
+}
+
+/// The route as the kernel has it, to add or remove.
+fn spec(route: &Route, dev: &Dev) -> RouteSpec {
+    RouteSpec {
+        dst: route.dst,
+        gw: route.gw,
+        dev: dev.clone(),
+        src: route.src,
+        priority: route.priority,
+        table: Some(route.table),
+        scope: route.dst.addr().is_ipv4().then_some(route.scope),
+        mtu: route.mtu,
+        advmss: route.advmss,
+        onlink: route.flags & RTNH_F_ONLINK != 0,
+        protocol: Some(route.protocol),
+        nexthops: route.nexthops.clone(),
+    }
+}
+
+/// Takes the routes of the families in question out of the main table. Those of IPv6 link-local addresses stay: such
+/// addresses are nobody's to route from, and neighbours are asked with them.
+fn move_out(conf: &Conf, ips: &[IpConfig], dev: &Dev, movable: &[&Route]) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut hinted: Vec<IpNet> = Vec::new();
+    for route in movable {
+        let v4 = route.dst.addr().is_ipv4();
+        if is_link_local(route.dst) || !ips.iter().any(|ip| ip.address.addr().is_ipv4() == v4) {
+            continue;
+        }
+        let of_network = ips.iter().find(|ip| ip.address.trunc() == route.dst);
+        match of_network.filter(|_| conf.keep_networks && !hinted.contains(&route.dst)) {
+            Some(ip) => {
+                hinted.push(route.dst);
+                if route.src != Some(ip.address.addr()) {
+                    let src = Some(ip.address.addr());
+                    changes.push(Change::ReplaceRoute(RouteSpec { src, ..spec(route, dev) }));
+                }
+            }
+            // What gateways are reached by.
+            None if conf.keep_networks && hops(route).next().is_none() => {}
+            None => changes.push(Change::DelRoute(spec(route, dev))),
+        }
+    }
+    if conf.keep_networks {
+        for ip in ips {
+            let single = ip.address.prefix_len() == ip.address.max_prefix_len();
+            if !single && !hinted.contains(&ip.address.trunc()) {
+                hinted.push(ip.address.trunc());
+                let src = Some(ip.address.addr());
+                let protocol = Some(OWN);
+                let route = RouteSpec { src, protocol, ..RouteSpec::new(ip.address.trunc(), dev.clone()) };
+                changes.push(Change::ReplaceRoute(on_link(route)));
+            }
+        }
+    }
+    changes.sort_by_key(|change| match change {
+        Change::DelRoute(route) => !needs_gateway(route),
+        _ => false,
+    });
+    changes
+}
+
+/// With the scope of a route without gateway; IPv6 has none.
+fn on_link(route: RouteSpec) -> RouteSpec {
+    const SCOPE_LINK: u8 = 253;
+    RouteSpec { scope: route.dst.addr().is_ipv4().then_some(SCOPE_LINK), ..route }
+}
+
+fn is_link_local(net: IpNet) -> bool {
+    matches!(net, IpNet::V6(v6) if v6.addr().is_unicast_link_local())
+}
+
+/// The way back: what is in `tables` and was in the main one goes there, and all of it out of them.
+pub fn back(routes: &[Route], dev: &Dev, tables: &[u32]) -> Vec<Change> {
+    let mut copies: Vec<RouteSpec> =
+        routes.iter().filter(|r| tables.contains(&r.table)).map(|r| spec(r, dev)).collect();
+    copies.sort_by_key(needs_gateway);
+    let returned = copies
+        .iter()
+        .filter(|r| r.protocol != Some(OWN))
+        .map(|r| Change::AddRoute(RouteSpec { table: Some(TABLE_MAIN), ..r.clone() }));
+    let mut changes: Vec<Change> = returned.collect();
+    changes.extend(copies.iter().rev().cloned().map(Change::DelRoute));
+    changes
+}
+
+/// Whether a rule asks a table (`table`, if given) for what comes from exactly one of these addresses, and nothing else.
+pub fn is_of(rule: &Rule, ips: &[IpConfig], table: &Option<u32>) -> bool {
+    let from = |ip: &IpConfig| rule.src == Some(IpNet::from(ip.address.addr()));
+    rule.is_plain && table.is_none_or(|table| rule.table == table) && ips.iter().any(from)
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
