@@ -19,7 +19,6 @@ mod concurrency;
 mod delegation;
 mod failure;
 mod firewall;
-mod firewall_firewalld;
 mod firewall_hosts;
 mod firewall_isolation;
 mod flannel;
