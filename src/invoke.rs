@@ -14,7 +14,8 @@ use serde::Deserialize;
 use crate::cni::json::Value;
 use crate::cni::version::negotiate;
 use crate::cni::{CniResult, Code, Command, Error, Execution, Request, Result, ResultExt, Version};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, dry_run};
+use crate::log::phase;
 use crate::plugins::{self, Plugin};
 
 /// Where a plugin type was found.
@@ -33,9 +34,9 @@ pub fn run(plugin_type: &str, req: &Request, kernel: &mut Kernel) -> Result<Opti
     match find(plugin_type, &req.path)? {
         Found::Ours(plugin) => {
             negotiate(req.command, req.config.version.as_str(), plugin.versions())?;
-            plugins::call(plugin, req, kernel)
+            phase(plugin_type, || plugins::call(plugin, req, kernel))
         }
-        Found::Executable(path) => execute(&path, plugin_type, req),
+        Found::Executable(path) => phase(&format!("exec {plugin_type}"), || execute(&path, plugin_type, req)),
     }
 }
 
@@ -140,6 +141,14 @@ fn is_own_executable(file: &Metadata) -> bool {
 /// Starts `path` as the protocol says: our environment with this request's `CNI_*` variables, the configuration's
 /// original bytes on standard input.
 fn execute(path: &Path, plugin_type: &str, req: &Request) -> Result<Option<CniResult>> {
+    if dry_run::is_on() {
+        dry_run::note(format_args!(
+            "CNI_COMMAND={} {}  # another program: what it would change is not known",
+            req.command,
+            path.display()
+        ));
+        return Ok(req.config.prev_result()?.filter(|_| req.command == Command::Add));
+    }
     let output = start(path, req).context(plugin_type)?;
     if !output.status.success() {
         return Err(failure(plugin_type, &output));

@@ -6,7 +6,7 @@
 //! The executable is made of the same library: `main.rs` hands [`personality`] the process.
 //!
 //! Calls go downwards only: `main` → `personality` → `cli`, `runtime` → `invoke` → `plugins` → `attach` → `kernel`;
-//! every layer may use [`cni`]. The one intended loop is `attach::ipam` → `invoke` → `plugins`: a main plugin
+//! every layer may use [`cni`] and `log`. The one intended loop is `attach::ipam` → `invoke` → `plugins`: a main plugin
 //! delegating to an IPAM plugin.
 
 pub(crate) mod attach;
@@ -14,6 +14,7 @@ pub(crate) mod cli;
 pub mod cni;
 pub(crate) mod invoke;
 pub(crate) mod kernel;
+pub(crate) mod log;
 #[doc(hidden)]
 pub mod personality;
 pub(crate) mod plugins;

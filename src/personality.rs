@@ -11,6 +11,7 @@ use crate::cli;
 use crate::cni::convert::error_json;
 use crate::cni::{Code, Command, Environment, Error, Request, Result, Version};
 use crate::kernel::Kernel;
+use crate::log::{Log, Operation, phase};
 use crate::plugins::{self, PLUGINS, Plugin};
 
 /// The Go release whose behaviour we are compatible with. Callers such as Nomad compare it as a semantic version.
@@ -38,6 +39,14 @@ pub fn run(mut process: Process<'_>) -> i32 {
     let own = is_cni_all(&name);
     let plugin = plugins::find(&name).or_else(|| plugins::find(word.as_deref().filter(|_| own)?));
     if let Some(plugin) = plugin {
+        if let Some(command) = plugin.command() {
+            let own_words = if own { 2 } else { 1 };
+            let words: Vec<String> =
+                process.args.iter().skip(own_words).map(|a| a.to_string_lossy().into_owned()).collect();
+            if let Some(status) = command(&words, &mut process) {
+                return status;
+            }
+        }
         return run_plugin(plugin, &mut process);
     }
     if let Some(tool) = cli::tools::find(&name) {
@@ -128,9 +137,26 @@ fn answer(
         Error::io("read the network configuration from standard input", &e).with_code(Code::IO)
     })?;
     let req = request.insert(Request::new(environment, stdin, plugins::accepts(plugin))?);
-    plugins::refuse_own_netns(req)?;
-    let result = plugins::call(plugin, req, kernel)?;
-    result.map_or(Ok(String::new()), |r| r.to_json(req.config.version))
+    let trace = (process.env)("TRACEPARENT");
+    let about = Operation {
+        plugin: plugin.name(),
+        network: &req.config.name,
+        container_id: &req.container_id,
+        ifname: &req.ifname,
+        netns: &req.netns,
+        trace: trace.as_deref(),
+    };
+    log(process, req).operation(req.command, &about, || {
+        plugins::refuse_own_netns(req)?;
+        let result = phase(plugin.name(), || plugins::call(plugin, req, kernel))?;
+        result.map_or(Ok(String::new()), |r| r.to_json(req.config.version))
+    })
+}
+
+/// Where this call is logged: as the environment says, or else the configuration.
+fn log(process: &Process<'_>, req: &Request) -> Log {
+    let target = (process.env)("CNI_ALL_LOG").filter(|target| !target.is_empty());
+    Log::to(&target.unwrap_or_else(|| req.config.log()))
 }
 
 /// Prints the error object; exit status 1.

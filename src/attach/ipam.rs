@@ -3,6 +3,13 @@
 use crate::cni::{CniResult, Code, Command, Error, Request, Result};
 use crate::invoke;
 use crate::kernel::Kernel;
+use crate::plugins;
+
+/// Whether `plugin` needs the container's interface: then it is asked when the link is there and passes frames, and
+/// releases before the link is removed. It goes by the name, whoever's executable it is.
+pub fn needs_link(plugin: &str) -> bool {
+    plugins::find(plugin).is_some_and(|plugin| plugin.needs_link())
+}
 
 /// Asks `plugin` for addresses. When it fails, or answers without any, its DEL is run before the error is returned
 /// (CNI spec, section 4), so that nothing stays reserved.

@@ -9,6 +9,7 @@ use crate::kernel::Kernel;
 use crate::kernel::rtnl::Link;
 
 /// Detaches: rules and links, then addresses, so that no address is handed out again while a link still answers for it.
+/// (Only what is released over the link itself is released before.)
 /// Nothing is needed but the network's name, the container's id and the interface's name.
 ///
 /// # Errors
@@ -16,6 +17,11 @@ use crate::kernel::rtnl::Link;
 pub fn del(req: &Request, kernel: &mut Kernel) -> Result<()> {
     let of = Attachment::of(req);
     let mut errors = Vec::new();
+    let plugin = req.config.ipam();
+    let over_link = matches!(&plugin, Ok(Some(plugin)) if ipam::needs_link(plugin));
+    if let (Ok(Some(plugin)), true) = (&plugin, over_link) {
+        errors.extend(ipam::del(plugin, req, kernel).err());
+    }
     let ends = kernel.host().and_then(|host| veth::host_ends(host, &of)).unwrap_or_else(|e| {
         errors.push(e);
         Vec::new()
@@ -31,9 +37,9 @@ pub fn del(req: &Request, kernel: &mut Kernel) -> Result<()> {
         None => veth::remove_container_end(kernel, req),
     };
     errors.extend(removed.err());
-    match req.config.ipam() {
-        Ok(Some(plugin)) => errors.extend(ipam::del(&plugin, req, kernel).err()),
-        Ok(None) => {}
+    match plugin {
+        Ok(Some(plugin)) if !over_link => errors.extend(ipam::del(&plugin, req, kernel).err()),
+        Ok(_) => {}
         Err(e) => errors.push(e),
     }
     Error::all(errors).map_or(Ok(()), Err)
@@ -55,12 +61,17 @@ pub fn links(req: &Request, kernel: &mut Kernel) -> Result<()> {
 /// All failures together; every step was tried.
 pub fn gc(req: &Request, kernel: &mut Kernel) -> Result<()> {
     let mut errors = Vec::new();
+    let plugin = req.config.ipam();
+    let over_link = matches!(&plugin, Ok(Some(plugin)) if ipam::needs_link(plugin));
+    if let (Ok(Some(plugin)), true) = (&plugin, over_link) {
+        errors.extend(ipam::forward(plugin, req, kernel).err());
+    }
     if let Some(valid) = req.config.valid_attachments()? {
         errors.extend(collect(&req.config.name, valid, kernel).err());
     }
-    match req.config.ipam() {
-        Ok(Some(plugin)) => errors.extend(ipam::forward(&plugin, req, kernel).err()),
-        Ok(None) => {}
+    match plugin {
+        Ok(Some(plugin)) if !over_link => errors.extend(ipam::forward(&plugin, req, kernel).err()),
+        Ok(_) => {}
         Err(e) => errors.push(e),
     }
     Error::all(errors).map_or(Ok(()), Err)

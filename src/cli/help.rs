@@ -15,6 +15,16 @@ pub const VARIABLES: [(&str, &str, &str); 6] = [
     ("CNI_ARGS", "optional", "KEY=VALUE;KEY=VALUE, such as IP=10.22.0.9;IgnoreUnknown=1"),
 ];
 
+/// Variables of our own and of cnitool: name, who looks at it, what it holds.
+pub const OWN_VARIABLES: [(&str, &str, &str); 6] = [
+    ("CNI_ALL_LOG", "all", "stderr or a file: one line of JSON for each operation"),
+    ("CNI_ALL_WAIT", "all", "1: DEL waits until the kernel has freed everything"),
+    ("NETCONFPATH", "commands, tools", "directory of network configurations"),
+    ("CAP_ARGS", "commands, tools", "capability arguments, a JSON object"),
+    ("CNI_ALL_ENGINE", "docker-run", "docker, podman or a path; default: the first that is installed"),
+    ("CNI_ALL_IMAGE", "docker-run", "image with /bin/sleep; default: busybox:latest"),
+];
+
 /// A call of the bridge plugin by hand, ready to be pasted into a shell.
 pub const BY_HAND: &str = r#"echo '{"cniVersion":"1.1.0","name":"mynet","type":"bridge","bridge":"cni0","isGateway":true,"ipMasq":true,
  "ipam":{"type":"host-local","subnet":"10.22.0.0/16","routes":[{"dst":"0.0.0.0/0"}]}}' >mynet.json
@@ -65,6 +75,10 @@ pub fn text() -> String {
     out.push_str("\nEnvironment of a plugin:\n");
     for (name, needed, about) in VARIABLES {
         let _ = writeln!(out, "  {name:<16}{needed:<17}{about}");
+    }
+    out.push_str("\nEnvironment of our own:\n");
+    for (name, used_by, about) in OWN_VARIABLES {
+        let _ = writeln!(out, "  {name:<16}{used_by:<17}{about}");
     }
     out.push_str("\nTry it by hand, as root:\n");
     for line in BY_HAND.lines() {

@@ -95,6 +95,8 @@ pub fn runtime(process: &Process<'_>, options: Options<'_>) -> Runtime {
         timeout: options.timeout,
         detach_removal: variable(process, "CNI_ALL_WAIT").is_none_or(|value| value != "1"),
         netns_override,
+        log: variable(process, "CNI_ALL_LOG").unwrap_or_default(),
+        trace: variable(process, "TRACEPARENT"),
         environment: ["DBUS_SYSTEM_BUS_ADDRESS"]
             .into_iter()
             .filter_map(|name| Some((name.to_owned(), variable(process, name)?)))

@@ -162,6 +162,14 @@ impl Config {
         Ok(Some(self.read::<Wire>()?.ipam.r#type).filter(|t| !t.is_empty()))
     }
 
+    /// `log`: where a line about this call goes; empty when it is not given. A wrong one fails nothing.
+    pub fn log(&self) -> String {
+        match self.document.get("log").as_deref() {
+            Some(Value::String(target)) => target.clone(),
+            _ => String::new(),
+        }
+    }
+
     /// `prevResult`: what earlier plugins of the list, or the ADD that this call belongs to, returned.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use neli::consts::socket::Msg;
 use nix::errno::Errno;
 use nix::libc;
 
+use super::dry_run;
 use super::rtnl::{Attributes, Attrs, Batch, Messages, Socket, ip_of};
 use crate::cni::{Error, Result};
 
@@ -122,6 +123,15 @@ impl Conntrack {
     /// # Errors
     /// The first that the kernel does not let go.
     pub fn forget(&mut self, flows: &[Flow]) -> Result<()> {
+        if dry_run::is_on() {
+            for Flow { original_to: to, answered_from: from, .. } in flows {
+                let (ip, port, source) = (to.ip(), to.port(), from.ip());
+                dry_run::note(format_args!(
+                    "conntrack -D --orig-dst {ip} --orig-port-dst {port} --reply-src {source}"
+                ));
+            }
+            return Ok(());
+        }
         for some in flows.chunks(AT_ONCE) {
             self.forget_some(some)?;
         }

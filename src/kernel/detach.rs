@@ -26,6 +26,7 @@ use nix::{
 
 use super::rtnl::{Batch, Change, Dev, Event, Handle, LinkWatch, Messages, Socket, Step};
 use crate::cni::{Error, Result, error::ResultExt};
+use crate::log::phase;
 
 /// Longest wait for the announcements. They come within milliseconds unless another process holds the kernel's rtnl lock.
 const BUDGET: Duration = Duration::from_secs(60);
@@ -69,7 +70,7 @@ struct Pending {
 /// Sockets or a pipe cannot be opened; nothing was begun then.
 pub fn begin_removal(handle: &mut Handle, devs: &[Dev], wait: bool) -> Result<Removal> {
     let ended = |outcomes| Removal { devs: devs.to_vec(), outcomes, pending: None };
-    if wait {
+    if wait || handle.is_dry_run() {
         return Ok(ended(remove_synchronously(handle, devs)?));
     }
     let children = devs.len().min(CHILDREN);
@@ -104,6 +105,10 @@ impl Removal {
     /// # Errors
     /// Notifications cannot be received.
     pub fn finish(self, handle: &mut Handle) -> Result<Vec<Result<()>>> {
+        phase("wait until links are gone", || self.wait(handle))
+    }
+
+    fn wait(self, handle: &mut Handle) -> Result<Vec<Result<()>>> {
         let Removal { devs, mut outcomes, pending } = self;
         let Some(Pending { mut targets, mut watch, errors, pids }) = pending else { return Ok(outcomes) };
         let deadline = Instant::now() + BUDGET;

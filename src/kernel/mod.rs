@@ -2,6 +2,7 @@
 
 pub mod conntrack;
 pub mod detach;
+pub mod dry_run;
 pub mod legacy_tables;
 pub mod namespaces;
 pub mod netns;

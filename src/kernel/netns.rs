@@ -17,7 +17,7 @@ use nix::{
     sys::statfs::{FsType, PROC_SUPER_MAGIC, statfs},
 };
 
-use super::rtnl::PeerNetns;
+use super::{dry_run, rtnl::PeerNetns};
 use crate::cni::{Error, Result};
 
 /// `NSFS_MAGIC`, linux/magic.h.
@@ -126,6 +126,11 @@ impl Netns {
         &self.path
     }
 
+    /// Device and inode: what tells namespaces apart as long as they exist.
+    pub fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
     /// Both are the same namespace.
     pub fn same_as(&self, other: &Netns) -> bool {
         self.identity == other.identity
@@ -162,6 +167,7 @@ impl Netns {
         setns(&self.file, CloneFlags::CLONE_NEWNET)
             .map_err(|e| Error::system(format_args!("enter network namespace {}", self.path), e))?;
         let _back = Back(back);
+        let _inside = dry_run::enter(self.identity, &self.path);
         work()
     }
 }

@@ -3,15 +3,20 @@
 use std::{
     fs::{self, File},
     io::Read,
+    path::Path,
 };
 
+use super::dry_run;
 use crate::cni::{Error, Result};
 
 /// Reads a setting, without the line end. `path` is relative to /proc/sys, with `/` between its parts, so that interface
 /// names may have dots: `net/ipv6/conf/eth0.5/accept_ra`. A setting the kernel does not have is an error with
 /// [`Error::is_gone`].
 pub fn read(path: &str) -> Result<String> {
-    let file = format!("/proc/sys/{path}");
+    if let Some(written) = dry_run::with(|recording| recording.setting(path)).flatten() {
+        return Ok(written);
+    }
+    let file = file(path);
     let failed = |e| Error::io(format_args!("read {file}"), &e);
     let mut value = [0; 128];
     // Values of network settings are short, and one read returns all there is.
@@ -21,7 +26,13 @@ pub fn read(path: &str) -> Result<String> {
 
 /// Writes a setting whatever its value.
 pub fn write(path: &str, value: &str) -> Result<()> {
-    let file = format!("/proc/sys/{path}");
+    if dry_run::is_on() {
+        // Nothing is written to a setting that there is not.
+        read(path)?;
+        dry_run::with(|recording| recording.set(path, value));
+        return Ok(());
+    }
+    let file = file(path);
     let written = fs::OpenOptions::new()
         .write(true)
         .open(&file)
@@ -36,6 +47,18 @@ pub fn ensure(path: &str, value: &str) -> Result<bool> {
     }
     write(path, value)?;
     Ok(true)
+}
+
+/// The file of a setting. A link that would be made has the settings of new links.
+fn file(path: &str) -> String {
+    let file = format!("/proc/sys/{path}");
+    if dry_run::is_on() && !Path::new(&file).exists() {
+        let parts: Vec<&str> = path.split('/').collect();
+        if let ["net", family, kind @ ("conf" | "neigh"), _, key] = parts.as_slice() {
+            return format!("/proc/sys/net/{family}/{kind}/default/{key}");
+        }
+    }
+    file
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork, pipe2, read, write};
 
+use super::dry_run;
+use super::rtnl::{Tun, make_tap};
 use crate::cni::{Error, Result};
 
 /// The device that makes them.
@@ -95,6 +97,10 @@ pub fn create(tap: &NewTap<'_>) -> Result<()> {
     }
     request.name[..name.len()].copy_from_slice(name);
     let device = open_device()?;
+    if dry_run::is_on() {
+        let NewTap { owner, group, multi_queue, .. } = *tap;
+        return make_tap(tap.name, &tap.to_string(), Tun { is_tap: true, owner, group, multi_queue });
+    }
     let made = match tap.selinux_context.filter(|_| Path::new(SELINUX).exists()) {
         None => set_up(device.as_fd(), &mut request, tap),
         Some(context) => set_up_as(context, device.as_fd(), &mut request, tap)?,

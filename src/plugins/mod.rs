@@ -2,6 +2,7 @@
 
 mod bandwidth;
 mod bridge;
+mod dhcp;
 mod dummy;
 pub mod firewall;
 mod flannel;
@@ -18,11 +19,17 @@ mod static_ipam;
 mod tap;
 mod tuning;
 mod vlan;
+mod vrf;
 
 use self::keys::Key;
 use crate::cni::{Accepts, CniResult, Code, Command, Error, Request, Result, Version};
 use crate::kernel::Kernel;
 use crate::kernel::netns::Netns;
+use crate::personality::Process;
+
+/// A command of a plugin's own, as `dhcp daemon`: given the words after the plugin's name it returns the exit status, or
+/// `None` when they are none of its.
+pub type OwnCommand = fn(&[String], &mut Process<'_>) -> Option<i32>;
 
 /// What a plugin is for; the order of chapters in lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,6 +84,17 @@ pub trait Plugin: Sync {
     /// The keys of `runtimeConfig` that it understands: what `capabilities` may declare.
     fn capabilities(&self) -> &'static [Key];
 
+    /// Whether it needs the container's interface, connected: then a main plugin calls its ADD when the link is there, and
+    /// its DEL before the link is removed. Others assign addresses before there is a link, and release them after.
+    fn needs_link(&self) -> bool {
+        false
+    }
+
+    /// What it does when it is not called as a plugin.
+    fn command(&self) -> Option<OwnCommand> {
+        None
+    }
+
     /// Reads the configuration as ADD would, and touches nothing else: for `cni-all validate`.
     ///
     /// # Errors
@@ -119,6 +137,7 @@ pub trait Plugin: Sync {
 pub static PLUGINS: &[&dyn Plugin] = &[
     &bandwidth::Bandwidth,
     &bridge::Bridge,
+    &dhcp::Dhcp,
     &dummy::Dummy,
     &firewall::Firewall,
     &flannel::Flannel,
@@ -134,6 +153,7 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &tap::Tap,
     &tuning::Tuning,
     &vlan::Vlan,
+    &vrf::Vrf,
 ];
 
 /// The plugin of that exact name.

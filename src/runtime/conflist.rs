@@ -27,6 +27,8 @@ pub struct NetworkList {
     pub disable_check: bool,
     /// `disableGC`: GC does nothing.
     pub disable_gc: bool,
+    /// `log`: where a line about every operation goes, `stderr` or a file; empty for nowhere.
+    pub log: String,
     /// The bytes it was read from, for the result cache.
     pub bytes: Vec<u8>,
 }
@@ -113,6 +115,7 @@ impl NetworkList {
             plugins,
             disable_check: flag(document, "disableCheck")?,
             disable_gc: flag(document, "disableGC")?,
+            log: log(document),
             bytes: bytes.to_vec(),
         })
     }
@@ -136,6 +139,7 @@ impl NetworkList {
             plugins: vec![document.clone()],
             disable_check: false,
             disable_gc: false,
+            log: log(document),
             bytes: bytes.to_vec(),
         })
     }
@@ -305,6 +309,14 @@ fn located(err: Error, path: &Path, bytes: &[u8]) -> Error {
     let Position { line, column } = position(&text, Place::of(&text).find(&key));
     let msg = format!("{}: {} at line {line} column {column}", path.display(), err.msg());
     Error::new(err.code(), msg).with_details(err.details())
+}
+
+/// Where the log goes. Other plugins may mean something else by this key, of another type.
+fn log(document: &Value) -> String {
+    match member(document, "log") {
+        Some(Value::String(target)) => target.clone(),
+        _ => String::new(),
+    }
 }
 
 /// A switch of a list: a boolean, or the words true and false in any case.

@@ -57,5 +57,6 @@ pub(crate) mod conflist;
 mod run;
 
 pub use cache::CachedAttachment;
+pub(crate) use conflist::plugin_type;
 pub use conflist::{Directory, NetworkList};
 pub use run::{Attachment, CACHE_DIR, Runtime};

@@ -14,6 +14,7 @@ use crate::cni::{
     ValidAttachment, Version,
 };
 use crate::kernel::Kernel;
+use crate::log::{Log, Operation, phase};
 use crate::{invoke, plugins};
 
 /// Where libcni keeps results.
@@ -81,6 +82,10 @@ pub struct Runtime {
     /// Variables that executables get besides the protocol's and this process's own, such as `TRACEPARENT`. Of these,
     /// built-in plugins look at `DBUS_SYSTEM_BUS_ADDRESS`, where firewalld is asked for.
     pub environment: Vec<(String, String)>,
+    /// Where a line about every operation goes: `stderr`, or a file; empty: where the network's key `log` says.
+    pub log: String,
+    /// The `TRACEPARENT` (W3C Trace Context) that those lines name; executables get it as one of their variables.
+    pub trace: Option<String>,
 }
 
 impl Runtime {
@@ -95,7 +100,29 @@ impl Runtime {
             detach_removal: false,
             netns_override: false,
             environment: Vec::new(),
+            log: String::new(),
+            trace: None,
         }
+    }
+
+    /// Runs an operation with its line in the log.
+    fn logged<T>(
+        &self,
+        verb: Command,
+        network: &NetworkList,
+        attachment: &Attachment,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let log = Log::to(if self.log.is_empty() { &network.log } else { &self.log });
+        let about = Operation {
+            plugin: "",
+            network: &network.name,
+            container_id: &attachment.container_id,
+            ifname: &attachment.ifname,
+            netns: &attachment.netns,
+            trace: self.trace.as_deref(),
+        };
+        log.operation(verb, &about, work)
     }
 
     /// ADD: every plugin in order, each with the result of the one before. The result is the last plugin's; it is kept
@@ -108,6 +135,10 @@ impl Runtime {
     /// The first failure, naming network and plugin; `details` say what could not be taken back. Before anything is
     /// done: ids and names that are not valid, and a plugin that is not there.
     pub fn add(&self, network: &NetworkList, attachment: &Attachment) -> Result<CniResult> {
+        self.logged(Command::Add, network, attachment, || self.attach(network, attachment))
+    }
+
+    fn attach(&self, network: &NetworkList, attachment: &Attachment) -> Result<CniResult> {
         attachment.check()?;
         for plugin in &network.plugins {
             self.find(network, plugin)?;
@@ -145,6 +176,10 @@ impl Runtime {
     /// # Errors
     /// All failures together; every plugin was called.
     pub fn del(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
+        self.logged(Command::Del, network, attachment, || self.detach(network, attachment))
+    }
+
+    fn detach(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
         attachment.check()?;
         let _lock = self.cache().lock(false, false)?;
         self.del_cached(network, attachment)
@@ -170,6 +205,10 @@ impl Runtime {
     /// The first failure. [`Code::INCOMPATIBLE_VERSION`] for a network whose version (before 0.4.0) knows no CHECK; a
     /// result that was kept and cannot be read.
     pub fn check(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
+        self.logged(Command::Check, network, attachment, || self.compare(network, attachment))
+    }
+
+    fn compare(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
         attachment.check()?;
         if version(network) < Version::V0_4_0 {
             let msg =
@@ -204,6 +243,11 @@ impl Runtime {
     /// # Errors
     /// All failures together; everything else was removed.
     pub fn gc(&self, network: &NetworkList, valid: Option<&[ValidAttachment]>) -> Result<()> {
+        let nobody = Attachment::default();
+        self.logged(Command::Gc, network, &nobody, || self.collect(network, valid))
+    }
+
+    fn collect(&self, network: &NetworkList, valid: Option<&[ValidAttachment]>) -> Result<()> {
         if network.disable_gc {
             return Ok(());
         }
@@ -239,6 +283,11 @@ impl Runtime {
     /// # Errors
     /// The first plugin's reason why not.
     pub fn status(&self, network: &NetworkList) -> Result<()> {
+        let nobody = Attachment::default();
+        self.logged(Command::Status, network, &nobody, || self.ask(network))
+    }
+
+    fn ask(&self, network: &NetworkList) -> Result<()> {
         if version(network) < Version::V1_1_0 {
             return Ok(());
         }
@@ -323,7 +372,11 @@ impl Runtime {
     }
 
     fn execution(&self) -> Execution {
-        Execution { timeout: self.timeout, environment: self.environment.clone() }
+        let trace = self.trace.iter().map(|trace| ("TRACEPARENT".to_owned(), trace.clone()));
+        Execution {
+            timeout: self.timeout,
+            environment: self.environment.iter().cloned().chain(trace).collect(),
+        }
     }
 
     /// `CNI_PATH`. It may not be empty; the root directory has no plugins.
@@ -410,8 +463,7 @@ impl Runtime {
             config: network.bytes.clone(),
             result: Some(result),
         };
-        self.cache()
-            .write(&kept)
+        phase("result cache", || self.cache().write(&kept))
             .context(format_args!("failed to set network {:?} cached result", network.name))
     }
 

@@ -7,6 +7,7 @@ mod support;
 mod completions;
 mod host;
 mod install;
+mod log;
 mod run;
 mod schema;
 mod show;

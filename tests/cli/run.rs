@@ -72,6 +72,7 @@ fn a_port_of_the_host_leads_to_the_command() {
     });
     signal(&child, Signal::SIGTERM);
     child.wait().unwrap();
+    host.node.ip(&["link del out0"]);
     host.assert_clean();
 }
 

@@ -61,7 +61,7 @@ fn shell(netns: &Netns, script: &str) -> String {
 /// What the kernel and the files hold, in words.
 fn state(host: &Host, container: &Container) -> String {
     let script = "ip -o link show | sed -E 's/^[0-9]+: //; s/@if[0-9]+//; s/link-netns(id)? [^ ]+//'
-        ip -o addr show | sed -E 's/^[0-9]+: //; /fe80/d; s/valid_lft.*//'
+        ip -o addr show | sed -E 's/^[0-9]+: //; /fe80/d; s/ brd [0-9.]+ scope/ scope/; s/valid_lft.*//'
         ip route show table all | grep -v fe80; nft -s list ruleset";
     let [outside, inside] = [&*host.node, container].map(|netns| shell(netns, script));
     let find = format!(
@@ -311,5 +311,105 @@ fn the_namespace_may_be_gone_when_it_is_detached() {
     };
     assert!(!Path::new(&path).exists() || std::fs::metadata(&path).is_ok());
     ok(host.command("cni-all", &["del", "net", &path]));
+    host.assert_clean();
+}
+
+/// Runs the lines of a dry run as an operator would type them.
+fn type_in(host: &Host, container: &Container, lines: &str) {
+    let mac = |netns: &Netns, name: &str| netns.link(name)["address"].as_str().unwrap().to_owned();
+    for line in lines.lines() {
+        let mut line = line.to_owned();
+        while let Some((before, rest)) = line.split_once("<address of ") {
+            let (name, after) = rest.split_once('>').unwrap();
+            let netns = if name == "eth0" { &**container } else { &*host.node };
+            line = format!("{before}{}{after}", mac(netns, name));
+        }
+        let mut command = match line.strip_prefix("nft ") {
+            Some(change) => {
+                let mut nft = host.node.command("nft");
+                nft.arg(change);
+                nft
+            }
+            None => {
+                let mut sh = host.node.command("sh -c");
+                // The node's own directory, in the place of the machine's.
+                sh.arg(line.replace("/var/lib/cni", host.path("state").to_str().unwrap()));
+                sh
+            }
+        };
+        let printed: Printed = command.output().unwrap().into();
+        assert_eq!(printed.status, 0, "{line}: {}{}", printed.stdout, printed.stderr);
+    }
+}
+
+#[test]
+fn the_lines_of_a_dry_run_typed_in_are_what_add_does() {
+    require_netns!();
+    let (host, container) = host();
+    let before = state(&host, &container);
+    let add = |more: &[&str]| {
+        let args = [
+            "add",
+            "net",
+            container.path(),
+            "--id",
+            "c1",
+            "--capability-args",
+            r#"{"mac":"02:00:00:00:00:05"}"#,
+        ];
+        ok(host.command("cni-all", &[&args[..], more].concat()))
+    };
+    let lines = add(&["--dry-run"]);
+    assert_eq!(state(&host, &container), before, "a dry run changes nothing");
+    assert_eq!(add(&["--dry-run"]), lines);
+    add(&[]);
+    let added = state(&host, &container);
+    ok(host.command("cni-all", &["del", "net", container.path(), "--id", "c1"]));
+    shell(&host.node, "ip link del br0; nft flush ruleset; sysctl -qw net.ipv4.ip_forward=0");
+    std::fs::remove_dir_all(host.path("state")).unwrap();
+    std::fs::create_dir(host.path("state")).unwrap();
+    type_in(&host, &container, &lines);
+    // The index of the leases is not among the files that count.
+    assert_eq!(state(&host, &container), added, "{lines}");
+    ok(host.command("cni-all", &["check", "net", container.path(), "--id", "c1"]));
+    let lines = ok(host.command("cni-all", &["del", "net", container.path(), "--id", "c1", "--dry-run"]));
+    assert_eq!(state(&host, &container), added, "a dry run changes nothing");
+    for line in [
+        "ip link del veth",
+        "nft destroy element ip cni-all masqueraded { 10.1.0.2 }",
+        "nft delete chain ip cni-all masq-",
+        "rm /var/lib/cni/networks/net/10.1.0.2",
+        "rm /var/lib/cni/results/net-c1-eth0",
+    ] {
+        assert!(lines.lines().any(|l| l.starts_with(line)), "{line} in {lines}");
+    }
+    ok(host.command("cni-all", &["del", "net", container.path(), "--id", "c1"]));
+    host.assert_clean();
+}
+
+#[test]
+fn a_dry_run_names_other_programs_and_does_not_start_them() {
+    require_netns!();
+    let (host, container) = host();
+    let ran = host.path("ran");
+    let spy =
+        host.node.workdir().script("bin2/spy", &format!("#!/bin/sh\ntouch {}\necho '{{}}'\n", ran.display()));
+    host.configure("10-net.conflist", &list().replace(r#"{"type":"loopback"}"#, r#"{"type":"spy"}"#));
+    let bin = host.path("bin2");
+    let add = |netns: &str| {
+        run(host.command("cni-all", &["add", "net", netns, "--dry-run", "--bin-dir", bin.to_str().unwrap()]))
+    };
+    let printed = add(container.path());
+    assert!(
+        printed.stdout.contains(&format!("CNI_COMMAND=ADD {}  # another program", spy.display())),
+        "{}{}",
+        printed.stdout,
+        printed.stderr
+    );
+    assert!(!ran.exists());
+    // What would fail fails.
+    container.ip(&["link add eth0 type veth peer name other"]);
+    let printed = add(container.path());
+    assert!(printed.status == 1 && printed.stderr.contains("\"eth0\" already exists"), "{}", printed.stderr);
     host.assert_clean();
 }

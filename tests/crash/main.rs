@@ -46,12 +46,21 @@ impl Scene {
         self.node.request(command, &self.container, IFNAME, &self.config)
     }
 
-    /// DEL as after a crash: no result is known, and every second time no namespace either.
+    /// DEL as after a crash: no result is known, and every second time no namespace either. A link that is in the
+    /// container alone ends with it, which here lives on: the next DEL finds it.
     fn recover(&self, at: usize) {
         let mut config = self.config.clone();
         config.as_object_mut().unwrap().remove("prevResult");
         let call = self.node.request("DEL", &self.container, IFNAME, &config);
-        if at.is_multiple_of(2) { call.unset("CNI_NETNS").silent() } else { call.silent() }
+        if at.is_multiple_of(2) {
+            call.unset("CNI_NETNS").silent()
+        } else {
+            call.silent()
+        }
+        if self.config["type"] == "macvlan" {
+            assert!(self.leftovers().is_empty(), "DEL left {:#?}", self.leftovers());
+            self.call("DEL").silent();
+        }
     }
 
     /// The call, killed as it enters its n-th system call.
@@ -70,7 +79,7 @@ impl Scene {
             self.ruleset().difference(&self.settled).map(|l| format!("nft: {l}")).collect();
         for link in self.node.json("ip -j link show").as_array().into_iter().flatten() {
             let name = link["ifname"].as_str().unwrap_or_default();
-            if !["lo", "cni0"].contains(&name) {
+            if !["lo", "cni0", "uplink", "out0"].contains(&name) {
                 left.push(format!("link {name}"));
             }
         }
@@ -170,6 +179,18 @@ fn firewall() -> Value {
     })
 }
 
+/// A macvlan that the host can reach, on a link of the host that is there already.
+fn macvlan(node: &Node) -> Value {
+    node.ip(&[
+        "link add uplink type veth peer name out0",
+        "addr add 203.0.113.2/24 dev uplink",
+        "link set uplink up",
+        "link set out0 up",
+    ]);
+    let more = json!({"type": "macvlan", "master": "uplink", "hostShim": true});
+    bridge(node, v4(), more)
+}
+
 fn v4() -> Value {
     json!([[{"subnet": "10.1.0.0/24"}]])
 }
@@ -208,6 +229,7 @@ scenes! {
     bridge_with_iptables: false, |node| bridge(node, v4(), json!({"ipMasq": true, "ipMasqBackend": "iptables"}));
     ptp: false, |node| bridge(node, dual_stack(), json!({"type": "ptp", "ipMasq": true}));
     firewall_with_isolation: true, |_| firewall();
+    macvlan_with_shim: false, macvlan;
 }
 
 #[test]

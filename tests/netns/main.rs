@@ -19,7 +19,6 @@ mod concurrency;
 mod delegation;
 mod failure;
 mod firewall;
-mod firewall_firewalld;
 mod firewall_hosts;
 mod firewall_isolation;
 mod flannel;
@@ -30,6 +29,7 @@ mod inputs;
 mod loopback;
 mod masquerade;
 mod portmap;
+mod portmap_takeover;
 mod ptp;
 mod reuse;
 mod routes;
@@ -40,6 +40,7 @@ mod tap;
 mod teardown;
 mod tuning;
 mod upgrade;
+mod vrf;
 
 use serde_json::{Value, json};
 

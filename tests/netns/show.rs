@@ -32,6 +32,25 @@ fn configuration(node: &Node, config: &Value) -> String {
 }
 
 #[test]
+fn show_tells_which_container_is_on_which_link_of_the_host() {
+    crate::sublinks::require_kind!("macvlan");
+    let node = Node::new();
+    let _outside = node.outside();
+    let mut config = with(bridge_config(&node), serde_json::json!({"type": "macvlan", "master": "uplink"}));
+    config["ipam"]["routes"] = serde_json::json!([]);
+    let dir = configuration(&node, &config);
+    let container = node.container();
+    node.attach(&container, "eth0", &config);
+    let _running = Running::start(&container);
+    let state = node.json(&format!("{} show net --json --conf-dir {dir}", executable().display()));
+    let attached = &state["attachments"][0];
+    assert_eq!((&attached["container"], &attached["link"]), (&container.id().into(), &"uplink".into()));
+    let addresses = attached["addresses"].as_array().unwrap();
+    assert!(addresses.contains(&"10.1.0.2/24".into()), "{addresses:?}");
+    assert_eq!(state["stale"], Value::Array(Vec::new()));
+}
+
+#[test]
 fn show_tells_which_container_is_attached_to_which_bridge_with_which_address() {
     require_netns!();
     let node = Node::new();

@@ -51,6 +51,7 @@ pub static VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "
 pub fn versions_of(plugin: &str) -> &'static [&'static str] {
     match plugin {
         "bandwidth" => &VERSIONS[2..],
+        "vrf" => &VERSIONS[3..],
         _ => &VERSIONS,
     }
 }

@@ -15,6 +15,7 @@ use super::Call;
 pub const PLUGINS: &[&str] = &[
     "bandwidth",
     "bridge",
+    "dhcp",
     "dummy",
     "firewall",
     "flannel",
@@ -30,6 +31,7 @@ pub const PLUGINS: &[&str] = &[
     "tap",
     "tuning",
     "vlan",
+    "vrf",
 ];
 
 const PREFIX: &str = "cni-all-test.";

@@ -34,8 +34,9 @@ pub struct Wanted<'a> {
 /// # Errors
 /// The kernel refuses; nothing is left then.
 pub fn make(kernel: &mut Kernel, container: &mut Container, wanted: &Wanted<'_>) -> Result<Link> {
-    let made = add(kernel, container, wanted)?;
-    let link = finish(container, wanted, &made);
+    let name = add(kernel, container, wanted)?;
+    let mut made = Dev::named(name);
+    let link = finish(container, wanted, &mut made);
     if link.is_err() {
         // The first failure is the one to report.
         let _ = container.rtnl.apply(&[Change::DelLink(made)]);
@@ -43,8 +44,8 @@ pub fn make(kernel: &mut Kernel, container: &mut Container, wanted: &Wanted<'_>)
     link
 }
 
-/// Creates it: under its final name if that is possible, else under a name that DEL can derive as well.
-fn add(kernel: &mut Kernel, container: &mut Container, wanted: &Wanted<'_>) -> Result<Dev> {
+/// Creates it: under its final name if that is possible, else under a name that DEL can derive as well. Returns the name.
+fn add(kernel: &mut Kernel, container: &mut Container, wanted: &Wanted<'_>) -> Result<String> {
     let ifname = wanted.attachment.ifname;
     let change = |name: &str| {
         Change::AddSubLink(AddSubLink {
@@ -58,24 +59,26 @@ fn add(kernel: &mut Kernel, container: &mut Container, wanted: &Wanted<'_>) -> R
     };
     let explain = |e: Error| explain(e, wanted);
     if wanted.in_container {
-        return container.rtnl.apply(&[change(ifname)]).map(|()| Dev::named(ifname)).map_err(explain);
+        return container.rtnl.apply(&[change(ifname)]).map(|()| ifname.to_owned()).map_err(explain);
     }
     match kernel.host()?.apply(&[change(ifname)]) {
-        Ok(()) => Ok(Dev::named(ifname)),
+        Ok(()) => Ok(ifname.to_owned()),
         // Before Linux 6.15 the name must be free in the namespace of the request too, where the host's own link has it.
         Err(e) if e.is_exists() && kernel.host()?.link(ifname)?.is_some() => {
             let [name, ..] = host_names(&wanted.attachment);
-            kernel.host()?.apply(&[change(&name)]).map_err(explain)?;
-            let made = container.rtnl.link(&name)?;
-            made.map(|link| link.dev()).ok_or_else(|| vanished(&name))
+            kernel.host()?.apply(&[change(&name)]).map(|()| name).map_err(explain)
         }
         Err(e) => Err(explain(e)),
     }
 }
 
-/// Names the owner, gives it the final name, and what the kernel did not take at creation.
-fn finish(container: &mut Container, wanted: &Wanted<'_>, made: &Dev) -> Result<Link> {
+/// Names the owner, gives it the final name, and what the kernel did not take at creation. `made` is what it can be found
+/// by, whatever fails.
+fn finish(container: &mut Container, wanted: &Wanted<'_>, made: &mut Dev) -> Result<Link> {
     let ifname = wanted.attachment.ifname;
+    if made.name != ifname {
+        *made = container.rtnl.link(&made.name)?.ok_or_else(|| vanished(&made.name))?.dev();
+    }
     let set = Change::SetLink(SetLink {
         alias: Some(alias(&wanted.attachment, wanted.addresses)),
         rename: (made.name != ifname).then(|| ifname.to_owned()),

@@ -42,7 +42,8 @@ pub fn of_prev_result(req: &Request) -> Result<Option<String>> {
     match prev.interfaces.as_slice() {
         [one] if !one.name.is_empty() => Ok(Some(one.name.clone())),
         all => Err(Error::config(format!(
-            "master: not given, and prevResult has {} interfaces where one is needed to be the master (chained master failure)",
+            "master: not given, and prevResult has {} interfaces where one is needed to be the master \
+             (chained master failure)",
             all.len()
         ))),
     }

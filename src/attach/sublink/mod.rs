@@ -164,8 +164,8 @@ fn attach<'a>(
     Ok(result)
 }
 
-/// DEL: the host's way to the container, the link, then the addresses, so that none is handed out again while a link still answers for it. Neither the
-/// master nor a configuration that is still right is needed.
+/// DEL: the host's way to the container, the link, then the addresses, so that none is handed out again while a link still
+/// answers for it. Neither the master nor a configuration that is still right is needed.
 ///
 /// # Errors
 /// All failures together; every step was tried.
@@ -228,7 +228,8 @@ pub fn check(req: &Request, spec: &Spec, kernel: &mut Kernel) -> Result<()> {
     if let Some(name) = spec.conf.master.as_deref().filter(|_| spec.has_master()) {
         let side = master::side(spec, kernel, &mut container)?;
         let lower = master::find(Some(name), side).map_err(|e| e.with_code(Code::CHECK_FAILED))?;
-        if link.peer != Some(lower.index) {
+        let is_there = link.lower_netns.is_none() == spec.conf.in_container;
+        if link.peer != Some(lower.index) || !is_there {
             return Err(difference(format!("interface {:?} is not on master {name:?}", link.name)));
         }
     }

@@ -74,8 +74,8 @@ pub fn must_be_possible(host: &mut Handle, lower: &Link, kind: SubKind) -> Resul
         let read = |name: &str| sysctl::read(&format!("net/ipv4/conf/{name}/rp_filter")).unwrap_or_default();
         if read("all").max(read(name)) == "1" {
             return Err(Error::config(format!(
-                "hostShim: net.ipv4.conf.{name}.rp_filter is 1 (strict), and the host drops what an ipvlan of mode l2 sends it; \
-                 set it to 2, or use mode l3"
+                "hostShim: /proc/sys/net/ipv4/conf/{name}/rp_filter is 1 (strict), and the host drops what an ipvlan of mode l2 \
+                 sends it; set it to 2, or use mode l3"
             )));
         }
     }

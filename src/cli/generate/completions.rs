@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use argh::{CommandInfoWithArgs, FlagInfoKind};
 
+use crate::cli::tools::TOOLS;
 use crate::cli::{definition, summary};
 use crate::plugins::PLUGINS;
 
@@ -53,14 +54,15 @@ fn options(command: &CommandInfoWithArgs) -> Vec<String> {
 }
 
 /// The options that take a value: spelling and placeholder.
-fn valued(command: &CommandInfoWithArgs) -> Vec<(&'static str, &'static str)> {
-    let flags = command.flags.iter();
-    flags
-        .filter_map(|flag| match flag.kind {
-            FlagInfoKind::Option { arg_name } => Some((flag.long, arg_name)),
-            FlagInfoKind::Switch => None,
-        })
-        .collect()
+fn valued(command: &CommandInfoWithArgs) -> Vec<(String, &'static str)> {
+    let mut options = Vec::new();
+    for flag in command.flags {
+        if let FlagInfoKind::Option { arg_name } = flag.kind {
+            options.push((flag.long.to_owned(), arg_name));
+            options.extend(flag.short.map(|c| (format!("-{c}"), arg_name)));
+        }
+    }
+    options
 }
 
 /// Words that may come next after `path`.
@@ -68,6 +70,7 @@ fn next_words(path: &str, command: &CommandInfoWithArgs) -> Vec<&'static str> {
     let mut words: Vec<&str> = command.commands.iter().map(|sub| sub.name).collect();
     if path.is_empty() {
         words.extend(PLUGINS.iter().map(|p| p.name()));
+        words.extend(TOOLS.iter().map(|tool| tool.name));
         words.push("help");
     }
     words
@@ -288,6 +291,7 @@ fn described(path: &str, command: &CommandInfoWithArgs) -> Vec<(&'static str, St
         command.commands.iter().map(|sub| (sub.name, summary(&sub.command).to_owned())).collect();
     if path.is_empty() {
         words.extend(PLUGINS.iter().map(|p| (p.name(), p.about().to_owned())));
+        words.extend(TOOLS.iter().map(|tool| (tool.name, tool.about.to_owned())));
         words.push(("help", "show help".to_owned()));
     }
     words

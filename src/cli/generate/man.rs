@@ -5,7 +5,8 @@ use std::fmt::Write;
 use argh::{CommandInfoWithArgs, FlagInfoKind, Optionality};
 
 use crate::cli::definition;
-use crate::cli::help::{ABOUT, BY_HAND, VARIABLES};
+use crate::cli::help::{ABOUT, BY_HAND, OWN_VARIABLES, VARIABLES};
+use crate::cli::tools::TOOLS;
 use crate::personality::COMPATIBLE_WITH;
 use crate::plugins::PLUGINS;
 
@@ -34,6 +35,10 @@ pub fn text() -> String {
             );
         }
     }
+    out.push_str(".SH TOOLS\nBy a link of that name, or as a command:\n");
+    for tool in &TOOLS {
+        let _ = writeln!(out, ".TP\n.B {}\n{}", roff(tool.name), roff(tool.about));
+    }
     out.push_str(".SH PLUGINS\n");
     for plugin in PLUGINS {
         let _ = writeln!(out, ".TP\n.B {}\n{}", roff(plugin.name()), roff(plugin.about()));
@@ -41,6 +46,10 @@ pub fn text() -> String {
     out.push_str(".SH ENVIRONMENT\nOf a plugin:\n");
     for (name, needed, about) in VARIABLES {
         let _ = writeln!(out, ".TP\n.BR {} \" (\" \"{needed}\" )\n{}", roff(name), roff(about));
+    }
+    out.push_str(".PP\nOf our own:\n");
+    for (name, used_by, about) in OWN_VARIABLES {
+        let _ = writeln!(out, ".TP\n.BR {} \" (\" \"{used_by}\" )\n{}", roff(name), roff(about));
     }
     out.push_str(
         ".SH EXIT STATUS\nOf a plugin: 0, or 1 with an error object on standard output. Of a command: 0 when done, 1 when \

@@ -122,6 +122,8 @@ pub struct Stale {
 /// A namespace other than ours, with its links and addresses.
 struct Namespace {
     path: String,
+    /// The number by which it knows ours; `None` when none of its links has to do with ours.
+    ours: Option<u32>,
     links: Vec<(Link, Vec<IpNet>)>,
 }
 
@@ -200,6 +202,11 @@ pub fn state(conf_dir: &Path) -> Result<State> {
         });
     }
     kept(&mut state, &namespaces);
+    for ns in &namespaces {
+        state
+            .attachments
+            .extend(ns.links.iter().filter_map(|(link, nets)| on_host_link(ns, link, nets, name_of)));
+    }
     if conf_dir.is_dir() {
         for file in expand(conf_dir)? {
             match NetworkList::load(&file) {
@@ -281,6 +288,27 @@ fn kept(state: &mut State, namespaces: &[Namespace]) {
     }
 }
 
+/// A container's interface that stands on a link of this host (macvlan, ipvlan, vlan): it is known by its own alias.
+fn on_host_link(
+    ns: &Namespace,
+    link: &Link,
+    nets: &[IpNet],
+    name_of: impl Fn(u32) -> Option<String>,
+) -> Option<Attached> {
+    let owner = Owner::parse(&link.alias)?;
+    link.lower_netns.filter(|number| Some(*number) == ns.ours)?;
+    let (network, container, ifname) = owner.names();
+    Some(Attached {
+        network: network.to_owned(),
+        container: container.to_owned(),
+        ifname: ifname.to_owned(),
+        link: name_of(link.peer?)?,
+        bridge: None,
+        netns: Some(ns.path.clone()),
+        addresses: nets.iter().map(ToString::to_string).collect(),
+    })
+}
+
 /// Every namespace but ours that has a name in /run/netns or a process.
 fn namespaces() -> Vec<Namespace> {
     let mut paths: Vec<PathBuf> = Vec::new();
@@ -301,18 +329,20 @@ fn namespaces() -> Vec<Namespace> {
         let path = path.to_string_lossy().into_owned();
         let read = || {
             let mut handle = Netns::open(&path)?.enter(Handle::open)?;
+            let ours = handle.number_of(&Netns::current()?)?;
             let links = handle.links(None)?;
-            links
+            let links = links
                 .into_iter()
                 .map(|link| {
                     let nets = handle.addresses(link.index)?;
                     let nets = nets.iter().map(|a| a.net).filter(|net| !net.addr().is_loopback());
                     Ok((link, nets.collect()))
                 })
-                .collect::<Result<Vec<_>>>()
+                .collect::<Result<Vec<_>>>();
+            links.map(|links| (ours, links))
         };
         // A namespace may go away while it is looked at, and a name need not be one.
-        found.extend(read().ok().map(|links| Namespace { path, links }));
+        found.extend(read().ok().map(|(ours, links)| Namespace { path, ours, links }));
     }
     found
 }

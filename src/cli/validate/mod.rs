@@ -31,6 +31,7 @@ pub const LIST: &[Key] = &[
     key("disableGC", Shape::Any, "never GC this network; default: false").since(Version::V1_1_0),
     key("loadOnlyInlinedPlugins", Shape::Any, "ignore the folder named after the network; default: false")
         .since(Version::V1_1_0),
+    key("log", Shape::Text, "stderr or a file: a line for each operation of cni-all; default: none"),
     key("plugins", Shape::List(&Shape::Any), "called one after the other to attach a container"),
 ];
 
@@ -43,6 +44,7 @@ pub const COMMON: &[Key] = &[
     key("capabilities", Shape::Map(&Shape::Bool), "runtimeConfig that the runtime shall pass to this plugin"),
     key("runtimeConfig", Shape::Map(&Shape::Any), "written by the runtime"),
     key("prevResult", Shape::Map(&Shape::Any), "written by the runtime"),
+    key("log", Shape::Text, "stderr or a file: a line for each call of the plugin; default: none"),
     key("cni.dev/valid-attachments", Shape::List(&Shape::Any), "written by the runtime for GC"),
     key("cni.dev/attachments", Shape::List(&Shape::Any), "written by the runtime for GC"),
 ];

@@ -1,12 +1,14 @@
 //! `cni-all add`, `check`, `del`, `gc` and `status`: the runtime's operations on one network.
 
 mod collect;
+mod dry_run;
 mod names;
 
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
+use self::dry_run::{Order, preview};
 use self::names::{container_id, namespace, resolve};
 use super::networks::{self, Options, lines, variable};
 use super::{FAILED, print, usage};
@@ -166,6 +168,10 @@ attachment_verb! {
         #[argh(option, short = 'p', arg_name = "MAPPING", from_str_fn(networks::port_mapping))]
         publish: Vec<Value>,
 
+        /// print what would be done, as ip, nft and file commands, and do nothing
+        #[argh(switch)]
+        dry_run: bool,
+
         /// when it fails, leave what was done, to be looked at
         #[argh(switch)]
         keep_failed: bool,
@@ -205,7 +211,11 @@ attachment_verb! {
         error_code(1, "it failed; the reason is on standard error, or with --json on standard output"),
         error_code(2, "wrong arguments")
     )]
-    Del (Option<String>) {}
+    Del (Option<String>) {
+        /// print what would be done, as ip, nft and file commands, and do nothing
+        #[argh(switch)]
+        dry_run: bool,
+    }
 }
 
 network_verb! {
@@ -314,6 +324,11 @@ impl Add {
         networks::add_port_mappings(&mut attachment.capability_args, &self.publish, networks)?;
         namespace(&attachment.netns)?;
         let runtime = Runtime { keep_failed: self.keep_failed, ..call.runtime(process) };
+        if self.dry_run {
+            return preview(&runtime, &network, Order::FilesFirst, |runtime, network| {
+                runtime.add(network, &attachment)
+            });
+        }
         let result = runtime.add(&network, &attachment)?;
         match self.json {
             true => result.to_json(Version::from_text(&network.version).unwrap_or(Version::LATEST)),
@@ -343,11 +358,14 @@ impl Del {
         if self.netns.is_none() && self.id.is_none() {
             return usage(process, "cni-all del", "neither NETNS nor --id is given");
         }
-        let removed = self.del(process);
-        end(process, "cni-all del", self.json, removed)
+        match self.del(process) {
+            Ok(text) if text.is_empty() => 0,
+            Ok(text) => print(process, &text),
+            Err(e) => fail(process, "cni-all del", self.json, &e),
+        }
     }
 
-    fn del(&self, process: &mut Process<'_>) -> Result<()> {
+    fn del(&self, process: &mut Process<'_>) -> Result<String> {
         let call = self.call();
         let runtime = call.runtime(process);
         let mut attachment = call.attachment(process, self.netns.as_deref().unwrap_or_default())?;
@@ -372,7 +390,12 @@ impl Del {
                 attachment.capability_args = kept.capability_args;
             }
         }
-        runtime.del(&network, &attachment)
+        if self.dry_run {
+            return preview(&runtime, &network, Order::FilesLast, |runtime, network| {
+                runtime.del(network, &attachment)
+            });
+        }
+        runtime.del(&network, &attachment).map(|()| String::new())
     }
 }
 

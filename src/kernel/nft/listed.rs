@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nftnl::nftnl_sys::libc;
 
 use super::lower::type_of;
-use super::{Base, Element, Family, Hook, Kind, Map, Side, Type, Value, Verdict, ffi};
+use super::{Base, Chain, Element, Family, Hook, Kind, Map, Side, Type, Value, Verdict, ffi};
 
 /// User data of a rule or element that `nft` shows as its comment (`NFTNL_UDATA_RULE_COMMENT`, `…_SET_ELEM_COMMENT`).
 pub(super) const UDATA_COMMENT: u8 = 0;
@@ -25,6 +25,10 @@ pub enum Step {
         /// In bytes.
         length: u32,
     },
+    /// The transport protocol is loaded.
+    Protocol,
+    /// These bytes are loaded.
+    Constant(Vec<u8>),
     /// What was loaded is masked.
     Mask(Vec<u8>),
     /// What was loaded must be, or not be, these bytes.
@@ -172,6 +176,14 @@ pub struct ListedChain {
     pub drops: bool,
 }
 
+impl ListedChain {
+    /// A chain as it is when it was just made.
+    pub(super) fn planned(chain: &Chain) -> ListedChain {
+        let Chain { table, name, base } = chain;
+        ListedChain { table: table.name.to_owned(), name: name.clone(), uses: 0, base: *base, drops: false }
+    }
+}
+
 impl From<ffi::RawChain> for ListedChain {
     fn from(raw: ffi::RawChain) -> ListedChain {
         let base = raw.base.and_then(|(kind, hook, priority)| {
@@ -256,6 +268,11 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+}
+
+/// [`super::Rule::tag`] in a rule's user data.
+pub(super) fn tag(user_data_of_rule: &[u8]) -> Option<String> {
+    user_data(user_data_of_rule, UDATA_TAG)
 }
 
 /// The string of one type in user data: type, length (with the final zero), bytes, and so on.

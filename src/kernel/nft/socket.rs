@@ -5,11 +5,15 @@ use std::io;
 use nftnl::nftnl_sys::libc;
 use nix::errno::Errno;
 
+use super::dry_run::Planned;
 use super::ffi::{self, Encoder, RawSocket};
+use super::listed;
 use super::lower::{self, Message};
 use super::{Change, Element, Family, Hook, ListedChain, ListedRule, Map, Table, Value};
 use crate::cni::error::ResultExt;
 use crate::cni::{Error, Result};
+use crate::kernel::dry_run;
+use crate::log::phase;
 
 /// Bytes of a reply: the kernel fills at most 32 KiB per datagram of a dump.
 const BUFFER: usize = 32 * 1024;
@@ -36,6 +40,8 @@ pub struct Socket {
     buffer: Vec<u32>,
     encoder: Encoder,
     destroy: bool,
+    /// What would have been changed; see `dry_run.rs`.
+    pub(super) planned: Planned,
 }
 
 impl Socket {
@@ -49,6 +55,7 @@ impl Socket {
             buffer: vec![0; BUFFER / 4],
             encoder: Encoder::new(),
             destroy: ffi::kernel_version() >= (6, 3),
+            planned: Planned::default(),
         })
     }
 
@@ -63,6 +70,9 @@ impl Socket {
     /// As [`Socket::apply`]; with a generation only when the ruleset is still of it, ERESTART otherwise.
     fn apply_to(&mut self, changes: &[Change], generation: Option<[u8; 4]>) -> Result<()> {
         let Some(last) = changes.len().checked_sub(1) else { return Ok(()) };
+        if dry_run::is_on() {
+            return self.plan(changes);
+        }
         let first_sequence = self.sequence.wrapping_add(2);
         let mut bytes = Vec::new();
         let mut begin = Message::batch(libc::NFNL_MSG_BATCH_BEGIN);
@@ -109,6 +119,10 @@ impl Socket {
     /// Starts over when the kernel refuses it because objects appeared, went or got users since they were looked at:
     /// what another process did in between, or must not happen twice.
     pub fn commit(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
+        phase("nftables", || self.plan_and_apply(plan))
+    }
+
+    fn plan_and_apply(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
         let mut left = ATTEMPTS;
         loop {
             left -= 1;
@@ -123,6 +137,10 @@ impl Socket {
     /// As [`Socket::commit`], and starts over as well when anything else of the ruleset changed since it was looked at:
     /// for decisions that depend on what is *not* there. (Before Linux 4.13 the kernel does not see to that.)
     pub fn commit_exclusive(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
+        phase("nftables", || self.plan_and_apply_alone(plan))
+    }
+
+    fn plan_and_apply_alone(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
         let mut left = EXCLUSIVE_ATTEMPTS;
         loop {
             left -= 1;
@@ -153,7 +171,8 @@ impl Socket {
         let mut message = Message::new(libc::NFT_MSG_GETTABLE, table.family, 0);
         message.put_string(lower::NFTA_TABLE, table.name);
         let what = || format!("nft list table {table}");
-        Ok(self.get(message, what)?.is_some())
+        let found = self.get(message, what)?.is_some();
+        Ok(self.planned_table(table, found))
     }
 
     /// A chain, if it and its table are there.
@@ -163,7 +182,8 @@ impl Socket {
         message.put_string(lower::NFTA_CHAIN_NAME, name);
         let what = || format!("nft list chain {table} {name}");
         let found = self.get(message, what)?;
-        Ok(found.and_then(|bytes| ffi::parse_chain(&bytes)).map(ListedChain::from))
+        let found = found.and_then(|bytes| ffi::parse_chain(&bytes)).map(ListedChain::from);
+        Ok(self.planned_chain(table, name, found))
     }
 
     /// All chains of a table; none when it is not there.
@@ -171,7 +191,8 @@ impl Socket {
         let message = Message::new(libc::NFT_MSG_GETCHAIN, table.family, libc::NLM_F_DUMP);
         let what = || format!("nft list chains {}", table.family);
         let listed = self.dump(&message, what, |bytes| ffi::parse_chain(bytes).map(ListedChain::from))?;
-        Ok(listed.into_iter().filter(|chain| chain.table == table.name).collect())
+        let listed = listed.into_iter().filter(|chain| chain.table == table.name).collect();
+        Ok(self.planned_chains(table, listed))
     }
 
     /// The base chains of all tables of a family that are called from a hook.
@@ -193,7 +214,31 @@ impl Socket {
         let listed = self.dump(&message, what, |bytes| ffi::parse_rule(bytes).map(ListedRule::from))?;
         let wanted =
             |rule: &ListedRule| rule.table == table.name && chain.is_none_or(|name| rule.chain == name);
-        Ok(listed.into_iter().filter(wanted).collect())
+        Ok(self.planned_rules(table, listed.into_iter().filter(wanted).collect()))
+    }
+
+    /// The rules of a chain whose [`super::Rule::tag`] is wanted, in order. The others cost next to nothing: for chains that
+    /// have rules of every attachment.
+    pub fn rules_by_tag(
+        &mut self,
+        table: Table,
+        chain: &str,
+        wanted: impl Fn(Option<&str>) -> bool,
+    ) -> Result<Vec<ListedRule>> {
+        let mut message = Message::new(libc::NFT_MSG_GETRULE, table.family, libc::NLM_F_DUMP);
+        message.put_string(lower::NFTA_TABLE, table.name);
+        message.put_string(lower::NFTA_WITHIN, chain);
+        let what = || format!("nft list chain {table} {chain}");
+        let of_chain = |bytes: &[u8]| {
+            let attributes = bytes.get(20..)?;
+            let is = |kind: u16, name: &str| attribute(attributes, kind).is_some_and(|found| found == name);
+            let tag = bytes_of(attributes, lower::NFTA_RULE_USERDATA).and_then(listed::tag);
+            // Before Linux 4.12 the kernel lists all chains.
+            let matches =
+                wanted(tag.as_deref()) && is(lower::NFTA_TABLE, table.name) && is(lower::NFTA_WITHIN, chain);
+            matches.then(|| ffi::parse_rule(bytes).map(ListedRule::from)).flatten()
+        };
+        self.dump(&message, what, of_chain)
     }
 
     /// The element of a key, if it, its map and its table are there.
@@ -208,7 +253,8 @@ impl Socket {
             other => other?,
         };
         let parsed = found.and_then(|bytes| ffi::parse_elements(&bytes)).unwrap_or_default();
-        Ok(parsed.into_iter().find_map(|raw| raw.typed(map)))
+        let found = parsed.into_iter().find_map(|raw| raw.typed(map));
+        Ok(self.planned_element(map, key, found))
     }
 
     /// All elements of a map; none when it is not there.
@@ -217,7 +263,8 @@ impl Socket {
         message.put_string(lower::NFTA_TABLE, map.table.name);
         message.put_string(lower::NFTA_WITHIN, map.name);
         let parts = self.dump(&message, || format!("nft list map {map}"), ffi::parse_elements)?;
-        Ok(parts.into_iter().flatten().filter_map(|raw| raw.typed(map)).collect())
+        let listed = parts.into_iter().flatten().filter_map(|raw| raw.typed(map)).collect();
+        Ok(self.planned_elements(map, listed))
     }
 
     /// Whether the kernel has nf_tables at all, and this process may use it.

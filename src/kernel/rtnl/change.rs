@@ -15,6 +15,7 @@ use super::{
     neighbour, port_vlan, route, rule, sublink,
     tc::{AddIfb, TcChange},
     uapi::*,
+    vrf::AddVrf,
     wire::{Attributes, Batch, ifinfomsg},
 };
 use crate::cni::{Error, Result};
@@ -33,6 +34,8 @@ pub enum Change {
     AddVeth(AddVeth),
     /// `ip link add link LOWER name NAME type KIND`: vlan, macvlan, ipvlan or dummy.
     AddSubLink(AddSubLink),
+    /// `ip link add NAME type vrf`; EEXIST when there is a link of that name.
+    AddVrf(AddVrf),
     /// `ip link del NAME`: costs some 16 ms (see [`crate::kernel::detach`]).
     DelLink(Dev),
     /// `ip link set dev NAME ...`, and port flags as `bridge link set dev NAME ...`.
@@ -214,6 +217,7 @@ impl Change {
         match self {
             Change::AddBridge(bridge) => self.encode_bridge(bridge, batch)?,
             Change::AddIfb(ifb) => ifb.encode(self, batch)?,
+            Change::AddVrf(vrf) => vrf.encode(batch)?,
             Change::AddVeth(veth) => self.encode_veth(veth, batch)?,
             Change::AddSubLink(add) => sublink::encode(add, batch)?,
             Change::DelLink(dev) => {

@@ -17,6 +17,7 @@ impl Display for Change {
                 if *vlan_filtering { f.write_str(" vlan_filtering 1") } else { Ok(()) }
             }
             Change::AddIfb(ifb) => ifb.fmt(f),
+            Change::AddVrf(vrf) => vrf.fmt(f),
             Change::AddVeth(veth) => write_veth(f, veth),
             Change::AddSubLink(add) => add.fmt(f),
             Change::DelLink(dev) => write!(f, "ip link del {dev}"),

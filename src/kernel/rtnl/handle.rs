@@ -21,7 +21,11 @@ use super::{
 };
 use crate::{
     cni::{Error, Result},
-    kernel::netns::Netns,
+    kernel::{
+        dry_run::{self, Place},
+        netns::Netns,
+    },
+    log::phase,
 };
 
 /// Room for one answer that is not a list. Memory that is not touched costs nothing, so it is made when it is needed.
@@ -38,6 +42,8 @@ pub struct Handle {
     socket: Socket,
     batch: Batch,
     receive: Vec<u8>,
+    /// Where it is, when changes are recorded and not made, and what commands for it begin with.
+    dry_run: Option<(Place, String)>,
 }
 
 /// One step of an exchange.
@@ -52,7 +58,17 @@ pub enum Step {
 impl Handle {
     /// Opens the calling thread's namespace.
     pub fn open() -> Result<Handle> {
-        Ok(Handle { socket: Socket::open()?, batch: Batch::default(), receive: Vec::new() })
+        let (socket, batch) = (Socket::open()?, Batch::default());
+        let dry_run = match dry_run::is_on() {
+            true => Some((Netns::current()?.identity(), dry_run::prefix())),
+            false => None,
+        };
+        Ok(Handle { socket, batch, receive: Vec::new(), dry_run })
+    }
+
+    /// Whether changes are recorded and not made.
+    pub fn is_dry_run(&self) -> bool {
+        self.dry_run.is_some()
     }
 
     /// Sends all steps in one datagram and returns the outcome of each, in order.
@@ -64,6 +80,13 @@ impl Handle {
     ///
     /// The outer error is a failure of the socket: some steps may have been carried out.
     pub fn exchange(&mut self, steps: &[Step]) -> Result<Vec<Result<Option<Link>>>> {
+        match self.dry_run.clone() {
+            None => phase("rtnetlink", || self.exchange_real(steps)),
+            Some((place, prefix)) => Ok(self.exchange_dry(place, &prefix, steps)),
+        }
+    }
+
+    pub(super) fn exchange_real(&mut self, steps: &[Step]) -> Result<Vec<Result<Option<Link>>>> {
         self.batch.clear();
         let first = self.batch.sequence().wrapping_add(1);
         let mut outcomes = Vec::with_capacity(steps.len());
@@ -130,7 +153,7 @@ impl Handle {
     /// All links, or those of one kind (`bridge`, `veth`, …).
     pub fn links(&mut self, kind: Option<&str>) -> Result<Vec<Link>> {
         let what = kind.map_or("ip link show".to_owned(), |kind| format!("ip link show type {kind}"));
-        self.dump(
+        let listed = self.dump(
             &what,
             |batch| link::encode_dump(kind, batch),
             |message, links| {
@@ -139,16 +162,28 @@ impl Handle {
                     links.push(link);
                 }
             },
-        )
+        )?;
+        Ok(match self.dry_run {
+            None => listed,
+            Some((place, _)) => {
+                let mut links = self.links_dry(place, listed);
+                links.retain(|link| kind.is_none_or(|kind| link.kind == kind));
+                links
+            }
+        })
     }
 
     /// The addresses of one interface, both families, in the kernel's order. ENODEV when there is no such interface.
     pub fn addresses(&mut self, index: u32) -> Result<Vec<Address>> {
-        self.dump(
+        let listed = self.dump(
             &format!("ip addr show dev if{index}"),
             |batch| address::encode_dump(index, batch),
             |message, found| found.extend(Address::decode(message.payload).filter(|a| a.index == index)),
-        )
+        )?;
+        Ok(match self.dry_run {
+            None => listed,
+            Some((place, _)) => self.addresses_dry(place, index, listed),
+        })
     }
 
     /// The routes out of one interface: every table (255 holds the local addresses), both families.
@@ -225,6 +260,8 @@ impl Handle {
                     interrupted |= message.flags.contains(NlmF::DUMP_INTR);
                     match message.outcome() {
                         Some((0, _)) => done = true,
+                        // A link that would be made has nothing yet.
+                        Some(_) if self.dry_run.is_some() => return Ok(Vec::new()),
                         Some((errno, text)) => {
                             return Err(failed(Errno::from_raw(errno)).with_details(text));
                         }
@@ -270,6 +307,10 @@ impl Handle {
     /// ENODEV when the link goes away; after `budget` the error names the state it is in. Notifications are asked for only
     /// when it is not up yet, which it mostly is.
     pub fn wait_port_up(&mut self, index: u32, budget: Duration) -> Result<Link> {
+        phase("wait until links are up", || self.wait_port(index, budget))
+    }
+
+    fn wait_port(&mut self, index: u32, budget: Duration) -> Result<Link> {
         let ready =
             |link: &Link| link.is_oper_up() && link.port.is_none_or(|port| port.state != BR_STATE_DISABLED);
         let gone = || Error::system(format_args!("wait until if{index} is up"), Errno::ENODEV);
@@ -277,7 +318,7 @@ impl Handle {
         let mut opened: Option<LinkWatch> = None;
         loop {
             let link = self.link_by_index(index)?.ok_or_else(gone)?;
-            if ready(&link) {
+            if ready(&link) || self.is_dry_run() {
                 return Ok(link);
             }
             let Some(watch) = &mut opened else {
@@ -315,7 +356,7 @@ impl Handle {
         budget: Duration,
     ) -> Result<()> {
         let deadline = Instant::now() + budget;
-        loop {
+        while !self.is_dry_run() {
             let addresses = self.addresses(index)?;
             if let Some(failed) = addresses.iter().find(|a| a.is_dad_failed()) {
                 let net = failed.net;
@@ -333,6 +374,7 @@ impl Handle {
                 return Err(Error::internal(format!("{net} is still tentative after {ms} ms")));
             }
         }
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@
 mod address;
 mod change;
 mod change_text;
+mod dry_run;
 mod handle;
 mod link;
 mod mac;
@@ -22,11 +23,13 @@ mod surroundings;
 pub mod tc;
 mod tc_text;
 pub mod uapi;
+mod vrf;
 mod watch;
 mod wire;
 
 pub use address::Address;
 pub use change::{AddAddress, AddBridge, AddVeth, Change, PeerNetns, PortFlags, SetLink, VethPeer};
+pub(in crate::kernel) use dry_run::make_tap;
 pub use handle::{Handle, Step};
 #[allow(unused_imports)] // Bridge and Port: for those who build a Link in a test
 pub use link::{Bridge, Dev, Link, Port, Tun};
@@ -36,6 +39,7 @@ pub use probe::has_kind;
 pub use route::{NextHop, Route, RouteSpec};
 pub use rule::{Rule, RuleSpec, free_table};
 pub use sublink::{AddSubLink, IpvlanMode, MacvlanMode, SubKind};
+pub use vrf::AddVrf;
 pub use watch::{AddressWatch, Event, LinkWatch};
 
 pub(super) use socket::Socket;

@@ -114,6 +114,25 @@ impl Route {
         self.oif == Some(index) || self.nexthops.iter().any(|hop| hop.dev.index == index)
     }
 
+    /// This route, in that table: to add or to remove. `dev` is the interface of its one next hop.
+    pub fn spec(&self, dev: &Dev, table: u32) -> RouteSpec {
+        RouteSpec {
+            dst: self.dst,
+            gw: self.gw,
+            dev: dev.clone(),
+            src: self.src,
+            priority: self.priority,
+            table: Some(table),
+            // The kernel has no scopes for IPv6 routes.
+            scope: self.dst.addr().is_ipv4().then_some(self.scope),
+            mtu: self.mtu,
+            advmss: self.advmss,
+            onlink: self.flags & RTNH_F_ONLINK != 0,
+            protocol: Some(self.protocol),
+            nexthops: self.nexthops.clone(),
+        }
+    }
+
     /// Reads the payload of an RTM_NEWROUTE; `None` for a family other than IPv4 and IPv6.
     pub(super) fn decode(payload: &[u8]) -> Option<Route> {
         let v6 = match u8_at(payload, 0) {
@@ -194,16 +213,16 @@ pub(super) fn encode_dump(index: u32, batch: &mut Batch) {
     batch.message(Rtm::Getroute, NlmF::DUMP, &[0; 12], |a| a.u32(Rta::Oif, index));
 }
 
+/// `ip route show table all`, both families.
+pub(super) fn encode_dump_all(batch: &mut Batch) {
+    batch.message(Rtm::Getroute, NlmF::DUMP, &[0; 12], |_| {});
+}
+
 /// `ip route get ADDRESS`
 pub(super) fn encode_get(to: IpAddr, batch: &mut Batch) {
     let mut header = [0; 12];
     (header[0], header[1]) = if to.is_ipv6() { (AF_INET6, 128) } else { (AF_INET, 32) };
     batch.message(Rtm::Getroute, NlmF::ACK, &header, |a| a.ip(Rta::Dst, to));
-}
-
-/// `ip route show table all`, both families.
-pub(super) fn encode_dump_all(batch: &mut Batch) {
-    batch.message(Rtm::Getroute, NlmF::DUMP, &[0; 12], |_| {});
 }
 
 /// `ip route add|append|replace|del ROUTE`; `what` is that command, for the error when an index is missing.

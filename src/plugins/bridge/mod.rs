@@ -14,11 +14,12 @@ use self::conf::Conf;
 use super::keys::{Key, MAC};
 use super::{Kind, Plugin};
 use crate::attach::container::{Container, Ipv6, wait_usable};
+use crate::attach::owner::alias;
 use crate::attach::undo::{Undo, or_take_back};
 use crate::attach::{Attachment, address, forwarding, ipam, masquerade, spoofcheck, teardown, veth};
 use crate::cni::{CniResult, Code, Error, Interface, Request, Result, ResultExt};
-use crate::kernel::Kernel;
 use crate::kernel::rtnl::{AddressWatch, Change, Link, PortFlags, SetLink};
+use crate::kernel::{Kernel, sysctl};
 
 /// Number of the container's interface in the result: after the bridge and the host's end.
 const CONTAINER: i64 = 2;
@@ -96,19 +97,12 @@ fn attach<'a>(
     undo: &mut Undo<'a>,
 ) -> Result<CniResult> {
     let of = Attachment::of(req);
-    let mut result = match &conf.ipam {
-        Some(plugin) => {
-            let result = ipam::add(plugin, req, kernel)?;
-            undo.push(|kernel| ipam::del(plugin, req, kernel));
-            result
-        }
-        None => CniResult::default(),
-    };
-    gateway::complete(&mut result, CONTAINER, conf.is_gateway, conf.is_default_gateway);
-    let addresses: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
+    let over_link = conf.ipam.as_deref().is_some_and(ipam::needs_link);
+    let mut result = if over_link { CniResult::default() } else { assign(req, conf, kernel, undo)? };
+    let mut addresses: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
 
     let bridge = link::ensure(kernel.host()?, conf)?;
-    let vlan_gateway = ensure_gateway(kernel, conf, &bridge, &result)?;
+    let mut vlan_gateway = ensure_gateway(kernel, conf, &bridge, &result)?;
 
     let mtu = conf.mtu.bytes(kernel.host()?)?;
     let wanted = veth::Wanted {
@@ -129,6 +123,14 @@ fn attach<'a>(
     if conf.macspoofchk {
         spoofcheck::add(kernel.nft()?, of.container_id, of.ifname, &host.name, mac.0)?;
         undo.push(move |kernel| spoofcheck::del(kernel.nft()?, of.container_id, of.ifname));
+    }
+    if over_link {
+        connect(kernel, container, &bridge, &host, &pair.container)?;
+        result = assign(req, conf, kernel, undo)?;
+        addresses = result.ips.iter().map(|ip| ip.address).collect();
+        vlan_gateway = ensure_gateway(kernel, conf, &bridge, &result)?;
+        let alias = Some(alias(&of, &addresses));
+        kernel.host()?.apply(&[Change::SetLink(SetLink { alias, ..SetLink::of(host.dev()) })])?;
     }
     let mut host_mac = host.mac;
     if !conf.leave_down {
@@ -177,6 +179,46 @@ fn attach<'a>(
         result.dns = dns.clone();
     }
     Ok(result)
+}
+
+/// Asks the IPAM plugin, and completes its result with gateway and default routes.
+fn assign<'a>(
+    req: &'a Request,
+    conf: &'a Conf,
+    kernel: &mut Kernel,
+    undo: &mut Undo<'a>,
+) -> Result<CniResult> {
+    let mut result = match &conf.ipam {
+        Some(plugin) => {
+            let result = ipam::add(plugin, req, kernel)?;
+            undo.push(move |kernel| ipam::del(plugin, req, kernel));
+            result
+        }
+        None => CniResult::default(),
+    };
+    gateway::complete(&mut result, CONTAINER, conf.is_gateway, conf.is_default_gateway);
+    Ok(result)
+}
+
+/// Sets the container's end up and waits until the bridge forwards its frames: the IPAM plugin is about to send some.
+fn connect(
+    kernel: &mut Kernel,
+    container: &mut Container,
+    bridge: &Link,
+    host: &Link,
+    inside: &Link,
+) -> Result<()> {
+    // An IPv6 link-local address that it may send from must work at once, too.
+    let dad = format!("net/ipv6/conf/{}/accept_dad", inside.name);
+    container.netns.enter(|| {
+        let _ = sysctl::write(&dad, "0");
+        container.rtnl.apply(&[up(inside)])
+    })?;
+    kernel.host()?.wait_port_up(host.index, veth::UP_BUDGET).context("bridge port")?;
+    if !bridge.is_oper_up() {
+        kernel.host()?.wait_port_up(bridge.index, veth::UP_BUDGET).context("bridge")?;
+    }
+    container.rtnl.wait_port_up(inside.index, veth::UP_BUDGET).context("container").map(drop)
 }
 
 fn ipv6(conf: &Conf, result: &CniResult) -> Ipv6 {

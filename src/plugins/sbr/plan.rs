@@ -18,7 +18,6 @@ const FIRST_TABLE: u32 = 100;
 /// linux/rtnetlink.h.
 const TABLE_MAIN: u32 = 254;
 const RTN_UNICAST: u8 = 1;
-const RTNH_F_ONLINK: u32 = 4;
 
 /// What there is in the container before anything is changed.
 #[derive(Clone, Debug, Default)]
@@ -70,11 +69,8 @@ impl Plan {
             if there.is_none() {
                 plan.tables.push(table);
             }
-            let mut copies: Vec<RouteSpec> = movable
-                .iter()
-                .filter(|r| belongs(r, ip, ips))
-                .map(|r| RouteSpec { table: Some(table), ..spec(r, dev) })
-                .collect();
+            let mut copies: Vec<RouteSpec> =
+                movable.iter().filter(|r| belongs(r, ip, ips)).map(|r| r.spec(dev, table)).collect();
             if let Some(default) = conf.default_route(ip, dev) {
                 // A gateway that the user named goes before the one in the routes (which IPv6 gives a metric of 1024).
                 let named = conf.gateways.iter().any(|gw| Some(*gw) == default.gw);
@@ -127,24 +123,6 @@ pub fn leads_through(route: &RouteSpec, ip: &IpConfig) -> bool {
     gateways.into_iter().any(|gw| ip.address.contains(gw))
 }
 
-/// The route as the kernel has it, to add or remove.
-fn spec(route: &Route, dev: &Dev) -> RouteSpec {
-    RouteSpec {
-        dst: route.dst,
-        gw: route.gw,
-        dev: dev.clone(),
-        src: route.src,
-        priority: route.priority,
-        table: Some(route.table),
-        scope: route.dst.addr().is_ipv4().then_some(route.scope),
-        mtu: route.mtu,
-        advmss: route.advmss,
-        onlink: route.flags & RTNH_F_ONLINK != 0,
-        protocol: Some(route.protocol),
-        nexthops: route.nexthops.clone(),
-    }
-}
-
 /// Takes the routes of the families in question out of the main table. Those of IPv6 link-local addresses stay: such
 /// addresses are nobody's to route from, and neighbours are asked with them.
 fn move_out(conf: &Conf, ips: &[IpConfig], dev: &Dev, movable: &[&Route]) -> Vec<Change> {
@@ -161,12 +139,12 @@ fn move_out(conf: &Conf, ips: &[IpConfig], dev: &Dev, movable: &[&Route]) -> Vec
                 hinted.push(route.dst);
                 if route.src != Some(ip.address.addr()) {
                     let src = Some(ip.address.addr());
-                    changes.push(Change::ReplaceRoute(RouteSpec { src, ..spec(route, dev) }));
+                    changes.push(Change::ReplaceRoute(RouteSpec { src, ..route.spec(dev, TABLE_MAIN) }));
                 }
             }
             // What gateways are reached by.
             None if conf.keep_networks && hops(route).next().is_none() => {}
-            None => changes.push(Change::DelRoute(spec(route, dev))),
+            None => changes.push(Change::DelRoute(route.spec(dev, TABLE_MAIN))),
         }
     }
     if conf.keep_networks {
@@ -201,7 +179,7 @@ fn is_link_local(net: IpNet) -> bool {
 /// The way back: what is in `tables` and was in the main one goes there, and all of it out of them.
 pub fn back(routes: &[Route], dev: &Dev, tables: &[u32]) -> Vec<Change> {
     let mut copies: Vec<RouteSpec> =
-        routes.iter().filter(|r| tables.contains(&r.table)).map(|r| spec(r, dev)).collect();
+        routes.iter().filter(|r| tables.contains(&r.table)).map(|r| r.spec(dev, r.table)).collect();
     copies.sort_by_key(needs_gateway);
     let returned = copies
         .iter()

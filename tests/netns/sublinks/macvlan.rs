@@ -1,9 +1,11 @@
 //! What only macvlan has: MAC addresses, modes, layer 2 alone.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{config, node_with_neighbour, require_kind, settings};
-use crate::support::assert_same;
+use crate::support::{assert_same, patience};
 use crate::with;
 
 #[test]
@@ -103,4 +105,19 @@ fn a_master_in_other_use_is_named() {
     let failure = node.request("ADD", &container, "eth0", &config(&node, "macvlan")).err();
     failure.names(&["master", "uplink", "port"]);
     assert!(container.links().is_empty() && node.leases("net").is_empty());
+}
+
+#[test]
+fn on_a_master_that_is_down_add_does_not_wait_and_the_interface_works_later() {
+    require_kind!("macvlan");
+    let (node, _outside) = node_with_neighbour("macvlan");
+    node.ip(&["link set uplink down"]);
+    let container = node.container();
+    let add = node.request("ADD", &container, "eth0", &config(&node, "macvlan")).run();
+    add.ok();
+    assert!(add.elapsed < patience(Duration::from_millis(700)), "ADD waited: {:?}", add.elapsed);
+    node.ip(&["link set uplink up"]);
+    container.eventually("the neighbour answers", |container| {
+        container.pings("10.1.0.1") && container.pings("fd00:1::1")
+    });
 }

@@ -16,7 +16,7 @@ fn the_link_has_the_vlan_that_was_asked_for() {
         let found = settings(&container, "eth0");
         assert_eq!((&found["id"], &found["protocol"]), (&json!(id), &json!("802.1Q")));
         attachment.check();
-        let other = with(config, json!({"vlanId": id ^ 1, "prevResult": attachment.result}));
+        let other = with(config, json!({"vlanId": 4094 - id, "prevResult": attachment.result}));
         attachment.call_with("CHECK", &other).fails(100).names(&["VLAN"]);
         attachment.del();
     }

@@ -1,0 +1,411 @@
+//! One attachment: its interface, its clients, and who waits for them.
+
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use serde::Serialize;
+
+use super::super::clock::{Millis, NEVER, now};
+use super::super::outcome::Outcome;
+use super::super::v4::lease::Lease;
+use super::super::v4::machine::Output;
+use super::super::wanted::Wanted;
+use super::Tools;
+use super::link::Link;
+use super::side4::Side4;
+use super::store::Record;
+use super::token::LINKS;
+use crate::cni::{Code, Error, Result};
+
+/// How long an interface that was just set up may take until frames get through; then it is tried all the same.
+const UP_BUDGET: Millis = 2_500;
+
+/// One attachment.
+pub struct Attachment {
+    id: u64,
+    /// What it wants.
+    pub wanted: Wanted,
+    link: Link,
+    v4: Option<Side4>,
+    /// Asked of a server, and not known whether granted.
+    requesting: Option<(std::net::Ipv4Addr, std::net::Ipv4Addr)>,
+    /// The interface is not up yet: begin then, or at this moment at the latest, with this lease of before.
+    starting: Option<(Millis, Option<Lease>)>,
+    /// What the caller was told, and the interface has.
+    given: Option<Outcome>,
+    /// Connections that wait for the answer.
+    pub waiting: Vec<u64>,
+    /// When they are told that it failed.
+    deadline: Millis,
+    /// The moment the daemon's timer is set to.
+    pub armed: Millis,
+    gone: Option<String>,
+}
+
+impl Attachment {
+    /// Begins to get leases. `earlier`: a lease of this attachment in another namespace, which is asked for first.
+    ///
+    /// # Errors
+    /// There is no such namespace or interface.
+    pub fn open(id: u64, wanted: Wanted, earlier: Option<Lease>, tools: &Tools<'_>) -> Result<Attachment> {
+        let mut attachment = Attachment::attach(id, wanted, tools)?;
+        attachment.deadline = now() + tools.flags.resend_timeout;
+        attachment.starting = Some((now() + UP_BUDGET, earlier));
+        attachment.start_if_up(tools);
+        Ok(attachment)
+    }
+
+    /// Goes on with what an earlier daemon remembered.
+    ///
+    /// # Errors
+    /// The namespace or the interface is not the same any more.
+    pub fn resume(id: u64, record: Record, tools: &Tools<'_>) -> Result<Attachment> {
+        let mut attachment = Attachment::attach(id, record.wanted, tools)?;
+        let link = &attachment.link;
+        if (link.namespace(), link.index, link.mac) != (record.namespace, record.index, record.mac) {
+            return Err(Error::internal("its interface was replaced by another"));
+        }
+        attachment.requesting = record.requesting;
+        if let Some(side) = &mut attachment.v4 {
+            side.server_mac = record.server_mac;
+        }
+        if let (Some(lease), Some(side)) = (record.v4, &mut attachment.v4) {
+            let mut outcome = Outcome::default();
+            outcome.add_v4(&lease);
+            outcome.set_priority(attachment.wanted.priority);
+            attachment.given = Some(outcome);
+            let outputs = side.machine.resume(lease, now());
+            attachment.carry_out(outputs, tools);
+        }
+        Ok(attachment)
+    }
+
+    fn attach(id: u64, wanted: Wanted, tools: &Tools<'_>) -> Result<Attachment> {
+        let path = format!("{}{}", tools.flags.host_prefix, wanted.netns);
+        let link = Link::open(&path, &wanted.key.ifname, wanted.wants_ipv6())?;
+        tools
+            .epoll
+            .add(link.watch(), EpollEvent::new(EpollFlags::EPOLLIN, id | LINKS))
+            .map_err(|e| Error::system("epoll_ctl", e))?;
+        let v4 = wanted.ipv4.then(|| Side4::new(&wanted, &link, tools));
+        Ok(Attachment {
+            id,
+            wanted,
+            link,
+            v4,
+            requesting: None,
+            starting: None,
+            given: None,
+            waiting: Vec::new(),
+            deadline: NEVER,
+            armed: NEVER,
+            gone: None,
+        })
+    }
+
+    /// Whether the namespace that this is about is still at its path.
+    pub fn is_there(&self, tools: &Tools<'_>) -> bool {
+        self.link.is_at(&format!("{}{}", tools.flags.host_prefix, self.wanted.netns))
+    }
+
+    /// Whether another request means the same interface.
+    pub fn is_same_place(&self, wanted: &Wanted, tools: &Tools<'_>) -> bool {
+        self.gone.is_none() && self.link.is_at(&format!("{}{}", tools.flags.host_prefix, wanted.netns))
+    }
+
+    /// The IPv4 lease in use.
+    pub fn lease(&self) -> Option<&Lease> {
+        self.v4.as_ref().and_then(|side| side.machine.lease())
+    }
+
+    /// What there is, when everything is there that is wanted.
+    pub fn complete(&self) -> Option<Outcome> {
+        let v4 = self.v4.as_ref().is_none_or(|side| side.machine.lease().is_some());
+        (v4 && self.starting.is_none()).then(|| self.outcome())
+    }
+
+    fn outcome(&self) -> Outcome {
+        let mut outcome = Outcome::default();
+        if let Some(lease) = self.lease() {
+            outcome.add_v4(lease);
+        }
+        outcome.set_priority(self.wanted.priority);
+        outcome
+    }
+
+    /// The caller is told this: from here on the interface follows the leases.
+    pub fn give(&mut self, outcome: &Outcome, tools: &Tools<'_>) {
+        if self.given.is_none()
+            && let Some(mtu) = outcome.mtu
+            && let Err(e) = self.link.lower_mtu(mtu)
+        {
+            tools.log(&self.wanted.key, &e.to_string());
+        }
+        self.given = Some(outcome.clone());
+    }
+
+    /// Whether a caller has been told what there is.
+    pub fn is_given(&self) -> bool {
+        self.given.is_some()
+    }
+
+    /// Why it is over; `None` while it is not.
+    pub fn gone(&self) -> Option<&str> {
+        self.gone.as_deref()
+    }
+
+    /// The next moment something happens by itself.
+    pub fn wake(&self) -> Millis {
+        let starting = self.starting.as_ref().map_or(NEVER, |(at, _)| *at);
+        let v4 = self.v4.as_ref().map_or(NEVER, |side| side.machine.wake());
+        let deadline = if self.waiting.is_empty() { NEVER } else { self.deadline };
+        starting.min(v4).min(deadline)
+    }
+
+    /// Why those who wait shall not wait any longer.
+    pub fn overdue(&self) -> Option<Error> {
+        if self.waiting.is_empty() || now() < self.deadline {
+            return None;
+        }
+        let mut missing = Vec::new();
+        if let Some(side) = self.v4.as_ref().filter(|side| side.machine.lease().is_none()) {
+            let problem = side.machine.problem().unwrap_or("no DHCP server answers");
+            missing.push(format!("no IPv4 lease: {problem}"));
+        }
+        if self.starting.is_some() {
+            missing.push("the interface does not come up".to_owned());
+        }
+        let msg = format!("{}: {} (no more tries)", self.link.name, missing.join("; "));
+        Some(Error::new(Code::TRY_AGAIN, msg))
+    }
+
+    fn start_if_up(&mut self, tools: &Tools<'_>) {
+        let Some((latest, _)) = &self.starting else { return };
+        if !self.link.is_up() && now() < *latest {
+            return;
+        }
+        let earlier = self.starting.take().and_then(|(_, earlier)| earlier);
+        if let Some(side) = &mut self.v4 {
+            let outputs = match earlier {
+                Some(lease) => side.machine.reboot(lease, false, now()),
+                None => side.machine.start(now()),
+            };
+            self.carry_out(outputs, tools);
+        }
+    }
+
+    /// A moment of [`Attachment::wake`] has come.
+    pub fn timer(&mut self, tools: &Tools<'_>) {
+        self.start_if_up(tools);
+        if let Some(side) = &mut self.v4 {
+            let outputs = side.machine.timer(now());
+            self.carry_out(outputs, tools);
+        }
+    }
+
+    /// One of the descriptors has something to say.
+    pub fn readable(&mut self, kind: u64, tools: &Tools<'_>) {
+        if kind == LINKS {
+            return self.link_news(tools);
+        }
+        if let Some(side) = &mut self.v4 {
+            let outputs = side.readable(kind, &self.link, now());
+            self.carry_out(outputs, tools);
+        }
+    }
+
+    fn link_news(&mut self, tools: &Tools<'_>) {
+        let happened = match self.link.happened() {
+            Ok(happened) => happened,
+            Err(e) => return tools.log(&self.wanted.key, &e.to_string()),
+        };
+        if happened.gone {
+            self.gone = Some("the interface is gone".to_owned());
+            return;
+        }
+        if happened.carrier_lost {
+            tools.log(&self.wanted.key, "the link is lost");
+        }
+        self.start_if_up(tools);
+        if happened.carrier_returned && self.starting.is_none() {
+            tools.log(&self.wanted.key, "the link is there again");
+            if let Some(side) = &mut self.v4 {
+                let outputs = side.machine.link_returned(now());
+                self.carry_out(outputs, tools);
+            }
+        }
+    }
+
+    /// Does what the client wants, in its order.
+    fn carry_out(&mut self, outputs: Vec<Output>, tools: &Tools<'_>) {
+        let mut changed = false;
+        for output in outputs {
+            let Some(side) = &mut self.v4 else { return };
+            let done = match output {
+                Output::Send(to, message) => side.send(to, &message, (&self.link, self.id), tools),
+                Output::Probe(address) => side.probe(address, (&self.link, self.id), tools),
+                Output::Requesting { address, server } => {
+                    self.requesting = Some((address, server));
+                    self.save(tools);
+                    Ok(())
+                }
+                Output::Leased => {
+                    self.requesting = None;
+                    changed = true;
+                    self.save(tools);
+                    Ok(())
+                }
+                Output::Lost(why) => {
+                    self.requesting = None;
+                    tools.log(&self.wanted.key, &why);
+                    // The interface must be empty before anything else is sent.
+                    self.follow(tools);
+                    self.save(tools);
+                    Ok(())
+                }
+                Output::Note(text) => {
+                    tools.log(&self.wanted.key, &text);
+                    Ok(())
+                }
+            };
+            if let Err(e) = done {
+                tools.log(&self.wanted.key, &e.to_string());
+            }
+        }
+        if changed {
+            self.follow(tools);
+        }
+        if let Some(side) = &mut self.v4 {
+            side.tidy(tools);
+        }
+    }
+
+    /// Changes the interface after the leases, when a caller has been told otherwise.
+    fn follow(&mut self, tools: &Tools<'_>) {
+        let Some(given) = &self.given else { return };
+        let outcome = self.outcome();
+        if outcome == *given {
+            return;
+        }
+        match self.link.update(given, &outcome) {
+            Ok(changes) => {
+                for change in changes {
+                    tools.log(&self.wanted.key, &change.to_string());
+                }
+            }
+            Err(e) => tools.log(&self.wanted.key, &e.to_string()),
+        }
+        self.given = Some(outcome);
+    }
+
+    fn save(&self, tools: &Tools<'_>) {
+        if let Err(e) = tools.store.save(&self.record(tools)) {
+            tools.log(&self.wanted.key, &e.to_string());
+        }
+    }
+
+    fn record(&self, tools: &Tools<'_>) -> Record {
+        Record {
+            boot: tools.store.boot().to_owned(),
+            wanted: self.wanted.clone(),
+            namespace: self.link.namespace(),
+            index: self.link.index,
+            mac: self.link.mac,
+            v4: self.lease().cloned(),
+            requesting: self.requesting,
+            server_mac: self.v4.as_ref().and_then(|side| side.server_mac),
+        }
+    }
+
+    /// Gives up everything and forgets it.
+    pub fn release(mut self, tools: &Tools<'_>) -> Result<()> {
+        if self.gone.is_none() {
+            let mut outputs = Vec::new();
+            if let Some(side) = &mut self.v4 {
+                if let (Some((address, server)), None) = (self.requesting, side.machine.lease()) {
+                    outputs.push(side.machine.release_of(address, server, now()));
+                    let _ = side.machine.release(now());
+                } else {
+                    outputs = side.machine.release(now());
+                }
+            }
+            self.carry_out_last(outputs, tools);
+        }
+        self.abandon(tools)
+    }
+
+    /// Forgets it without giving the lease up: it is to be had again elsewhere.
+    pub fn abandon(mut self, tools: &Tools<'_>) -> Result<()> {
+        let _ = tools.epoll.delete(self.link.watch());
+        if let Some(side) = self.v4.take() {
+            side.close(tools);
+        }
+        tools.store.remove(&self.wanted.key)
+    }
+
+    fn carry_out_last(&mut self, outputs: Vec<Output>, tools: &Tools<'_>) {
+        for output in outputs {
+            if let (Output::Send(to, message), Some(side)) = (output, &mut self.v4)
+                && let Err(e) = side.send(to, &message, (&self.link, self.id), tools)
+            {
+                tools.log(&self.wanted.key, &format!("not released: {e}"));
+            }
+        }
+    }
+
+    /// For `cni-all dhcp leases`.
+    pub fn show(&self) -> Shown {
+        let at = now();
+        let v4 = self.v4.as_ref().map(|side| {
+            let lease = side.machine.lease();
+            let in_seconds = |moment: Millis| (moment != NEVER).then(|| moment.saturating_sub(at) / 1000);
+            Shown4 {
+                state: side.machine.state(),
+                address: lease.and_then(Lease::net).map(|net| net.to_string()),
+                server: lease.map(|l| l.server.to_string()),
+                next: side.machine.next_action(),
+                next_in: in_seconds(side.machine.wake()),
+                expires_in: lease.and_then(|l| in_seconds(l.expires_at)),
+                options: lease.map(|l| l.options.shown()).unwrap_or_default(),
+                problem: side.machine.problem().map(str::to_owned),
+            }
+        });
+        Shown {
+            container: self.wanted.key.container.clone(),
+            network: self.wanted.key.network.clone(),
+            ifname: self.wanted.key.ifname.clone(),
+            netns: self.wanted.netns.clone(),
+            ipv4: v4,
+        }
+    }
+}
+
+/// One attachment, as it is shown.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shown {
+    container: String,
+    network: String,
+    ifname: String,
+    netns: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ipv4: Option<Shown4>,
+}
+
+/// One client, as it is shown. Times are in seconds.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shown4 {
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<String>,
+    next: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_in: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_in: Option<u64>,
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    options: std::collections::BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}

@@ -1,0 +1,120 @@
+//! dhcp: addresses from DHCP and router advertisements (reference: ipam-and-meta.md 4).
+//!
+//! The plugin is a short-lived process that asks a long-lived one, `dhcp daemon`, which keeps the leases alive. The clients
+//! are pure state machines (`v4/machine.rs`, `v6/machine.rs`); `daemon/` gives them sockets, time and files.
+
+mod clock;
+pub mod command;
+mod conf;
+mod daemon;
+mod frame;
+mod leases;
+mod names;
+mod options;
+mod outcome;
+mod packet_socket;
+mod rpc;
+mod v4;
+mod wanted;
+
+use self::conf::Conf;
+use self::rpc::Op;
+use super::keys::Key;
+use super::{Kind, Plugin};
+use crate::cni::{CniResult, Code, Error, Request, Result};
+use crate::kernel::Kernel;
+
+/// The plugin.
+pub struct Dhcp;
+
+impl Plugin for Dhcp {
+    fn name(&self) -> &'static str {
+        "dhcp"
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Ipam
+    }
+
+    fn about(&self) -> &'static str {
+        "addresses from a DHCP server, kept alive by a daemon"
+    }
+
+    fn keys(&self) -> &'static [Key] {
+        conf::KEYS
+    }
+
+    fn capabilities(&self) -> &'static [Key] {
+        &[]
+    }
+
+    fn needs_link(&self) -> bool {
+        true
+    }
+
+    fn validate(&self, req: &Request) -> Result<()> {
+        Conf::read(req).map(drop)
+    }
+
+    fn add(&self, req: &Request, _: &mut Kernel) -> Result<CniResult> {
+        let conf = Conf::read(req)?;
+        CniResult::fits(true, req.config.version)?;
+        let daemon = rpc::connect_or_start(&conf.socket, conf.daemon)?;
+        rpc::call(daemon, &conf.socket, Op::Add(Box::new(conf.wanted)))?.result()
+    }
+
+    /// Without a daemon nothing is renewed; what an earlier one has left behind is released here.
+    fn del(&self, req: &Request, _: &mut Kernel) -> Result<()> {
+        let (socket, key) = (Conf::socket(req), conf::owner(req));
+        match rpc::connect(&socket)? {
+            Some(daemon) => rpc::call(daemon, &socket, Op::Del(key)).map(drop),
+            None => daemon::release_without(&socket, &|record| record.wanted.key == key),
+        }
+    }
+
+    fn check(&self, req: &Request, _: &mut Kernel) -> Result<()> {
+        let conf = Conf::read(req)?;
+        let Some(daemon) = rpc::connect(&conf.socket)? else {
+            let socket = conf.socket.display();
+            let msg = format!("dhcp daemon at {socket}: nobody listens, so the lease is not renewed");
+            return Err(Error::new(Code::CHECK_FAILED, msg));
+        };
+        let found = rpc::call(daemon, &conf.socket, Op::Check(conf.wanted.key))?.result()?;
+        let prev = req.config.prev_result()?.unwrap_or_default();
+        for ip in &found.ips {
+            if !prev.ips.is_empty() && !prev.ips.iter().any(|p| p.address == ip.address) {
+                let msg = format!("{} is leased, but not in prevResult", ip.address);
+                return Err(Error::new(Code::CHECK_FAILED, msg));
+            }
+        }
+        Ok(())
+    }
+
+    fn gc(&self, req: &Request, _: &mut Kernel) -> Result<()> {
+        let Some(valid) = req.config.valid_attachments()? else { return Ok(()) };
+        let socket = Conf::socket(req);
+        let valid: Vec<(String, String)> = valid.into_iter().map(|v| (v.container_id, v.ifname)).collect();
+        let network = req.config.name.clone();
+        match rpc::connect(&socket)? {
+            Some(daemon) => rpc::call(daemon, &socket, Op::Gc { network, valid }).map(drop),
+            None => daemon::release_without(&socket, &|record| record.wanted.key.is_stale(&network, &valid)),
+        }
+    }
+
+    fn status(&self, req: &Request, _: &mut Kernel) -> Result<()> {
+        let conf = Conf::read(req)?;
+        let unavailable = |e: Error| e.with_code(Code::NOT_AVAILABLE);
+        match rpc::connect(&conf.socket).map_err(unavailable)? {
+            Some(daemon) => rpc::call(daemon, &conf.socket, Op::Status).map(drop).map_err(unavailable),
+            None if rpc::may_start(&conf.socket, conf.daemon) => Ok(()),
+            None => {
+                let msg = format!("dhcp daemon at {}: nobody listens", conf.socket.display());
+                Err(Error::new(Code::NOT_AVAILABLE, msg))
+            }
+        }
+    }
+
+    fn command(&self) -> Option<super::OwnCommand> {
+        Some(command::run)
+    }
+}

@@ -1,0 +1,9 @@
+//! The dhcp plugin and its daemon against real servers, in namespaces.
+#![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod daemon;
+mod dnsmasq;
+mod site;
