@@ -10,6 +10,7 @@
 CNI_ALL_PLUGINS := \
 	bandwidth \
 	bridge \
+	dhcp \
 	dummy \
 	firewall \
 	flannel \
@@ -24,7 +25,8 @@ CNI_ALL_PLUGINS := \
 	static \
 	tap \
 	tuning \
-	vlan
+	vlan \
+	vrf
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=
