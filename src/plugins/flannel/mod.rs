@@ -23,7 +23,7 @@ use crate::cni::json::Value;
 use crate::cni::version::negotiate;
 use crate::cni::{CniResult, Code, Command, Error, Request, Result, ResultExt, ValidAttachment, Version};
 use crate::invoke;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, dry_run};
 
 /// What the flannel daemon writes.
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
@@ -81,7 +81,7 @@ impl Conf {
         let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
         Ok(Conf {
             subnet_file: or(wire.subnet_file, SUBNET_FILE),
-            data_dir: or(wire.data_dir, DATA_DIR).into(),
+            data_dir: dry_run::files(or(wire.data_dir, DATA_DIR).into()),
             own: Value::parse(&req.stdin)?,
         })
     }
