@@ -149,7 +149,6 @@ fn one_daemon_holds_many_leases_in_bounded_memory() {
     site.node.ip(&["addr add 10.7.16.1/20 dev cni0"]);
     site.dnsmasq("--dhcp-range=10.7.16.10,10.7.31.250,255.255.240.0,1h --dhcp-lease-max=5000");
     site.start_daemon("");
-    let started = std::time::Instant::now();
     let container = site.node.container();
     let ifnames: Vec<String> = (0..wanted).map(|n| format!("e{n}")).collect();
     let mut made = Vec::new();
@@ -164,8 +163,14 @@ fn one_daemon_holds_many_leases_in_bounded_memory() {
             })
             .collect();
         site.node.ip(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+        let up: Vec<String> = batch.iter().map(|name| format!("link set {name} up")).collect();
+        container.ip(&up.iter().map(String::as_str).collect::<Vec<_>>());
         made.extend(batch.iter().cloned());
     }
+    let last = ifnames.last().unwrap();
+    site.node
+        .eventually("the last port forwards", |node| node.link(&format!("h{last}"))["operstate"] == "UP");
+    let started = std::time::Instant::now();
     let mut config = site.config(json!({"conflictDetection": false}));
     config["type"] = json!("dhcp");
     let (site, container, config) = (&site, &container, &config);
