@@ -50,6 +50,48 @@ fn macvlan_and_ipvlan_interfaces_get_addresses_of_their_own() {
     assert_eq!(site.leases().len(), tried);
 }
 
+/// The plugin of each kind with DHCP: the link comes before the address, and goes after it.
+#[test]
+fn macvlan_ipvlan_and_host_device_get_addresses_and_give_them_back() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    let site = Site::new();
+    site.dnsmasq("");
+    site.start_daemon("");
+    let mut skipped = Vec::new();
+    for kind in ["macvlan", "ipvlan", "host-device"] {
+        let tried = site.node.try_run(&format!("ip link add try link port1 type {kind}"));
+        if kind != "host-device" && !tried.status.success() {
+            skipped.push(kind);
+            continue;
+        }
+        let _ = site.node.try_run("ip link del try");
+        let mut config = site.config(json!({}));
+        config["type"] = json!(kind);
+        config.as_object_mut().unwrap().remove("bridge");
+        match kind {
+            "host-device" => {
+                config["device"] = json!("port1");
+                config["dataDir"] = json!(site.node.data_dir());
+            }
+            _ => config["master"] = json!("port1"),
+        }
+        let container = site.node.container();
+        let attachment = site.node.attach(&container, "eth0", &config);
+        let address = attachment.ip(0);
+        assert_eq!(container.addresses("eth0"), [format!("{address}/24")], "{kind}");
+        assert!(container.pings("10.7.0.1"), "{kind}");
+        attachment.check();
+        attachment.del();
+        let released = format!("DHCPRELEASE(cni0) {address}");
+        site.eventually("released", |s| s.server_log().contains(&released));
+        assert!(site.leases().is_empty(), "{kind}");
+    }
+    if !skipped.is_empty() {
+        skip(&format!("this kernel has no {}", skipped.join(", ")));
+    }
+}
+
 #[test]
 fn vlan_interfaces_speak_on_their_vlan() {
     require_netns!();
@@ -107,7 +149,6 @@ fn one_daemon_holds_many_leases_in_bounded_memory() {
     site.node.ip(&["addr add 10.7.16.1/20 dev cni0"]);
     site.dnsmasq("--dhcp-range=10.7.16.10,10.7.31.250,255.255.240.0,1h --dhcp-lease-max=5000");
     site.start_daemon("");
-    let started = std::time::Instant::now();
     let container = site.node.container();
     let ifnames: Vec<String> = (0..wanted).map(|n| format!("e{n}")).collect();
     let mut made = Vec::new();
@@ -122,8 +163,14 @@ fn one_daemon_holds_many_leases_in_bounded_memory() {
             })
             .collect();
         site.node.ip(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+        let up: Vec<String> = batch.iter().map(|name| format!("link set {name} up")).collect();
+        container.ip(&up.iter().map(String::as_str).collect::<Vec<_>>());
         made.extend(batch.iter().cloned());
     }
+    let last = ifnames.last().unwrap();
+    site.node
+        .eventually("the last port forwards", |node| node.link(&format!("h{last}"))["operstate"] == "UP");
+    let started = std::time::Instant::now();
     let mut config = site.config(json!({"conflictDetection": false}));
     config["type"] = json!("dhcp");
     let (site, container, config) = (&site, &container, &config);
