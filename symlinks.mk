@@ -10,6 +10,7 @@
 CNI_ALL_PLUGINS := \
 	bandwidth \
 	bridge \
+	dhcp \
 	dummy \
 	firewall \
 	flannel \
@@ -25,7 +26,8 @@ CNI_ALL_PLUGINS := \
 	tap \
 	tc-redirect-tap \
 	tuning \
-	vlan
+	vlan \
+	vrf
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=
