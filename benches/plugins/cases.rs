@@ -58,12 +58,15 @@ pub struct Bench<'w> {
 }
 
 /// Somebody who can do and undo a thing.
-trait Contender {
+pub trait Contender {
+    /// Does it; how long that took.
     fn add(&mut self) -> io::Result<Duration>;
+    /// Undoes it.
     fn del(&mut self) -> io::Result<Duration>;
 }
 
-type Contenders<'a> = Vec<(&'static str, Box<dyn Contender + 'a>)>;
+/// Who takes part in a case, by name.
+pub type Contenders<'a> = Vec<(&'static str, Box<dyn Contender + 'a>)>;
 
 impl Bench<'_> {
     /// Programs that do nothing: what starting a process costs.
@@ -215,7 +218,7 @@ impl Bench<'_> {
     }
 
     /// Rounds in which every contender has its turn, after one that does not count.
-    fn measure(&mut self, case: &'static str, size: u32, mut sides: Contenders<'_>) -> io::Result<()> {
+    pub fn measure(&mut self, case: &'static str, size: u32, mut sides: Contenders<'_>) -> io::Result<()> {
         let mut samples = vec![(Samples::default(), Samples::default()); sides.len()];
         let started = Instant::now();
         let mut out = Vec::new();
@@ -283,7 +286,7 @@ impl Bench<'_> {
 }
 
 /// A plugin with its attachment.
-struct Plugin<'a> {
+pub struct Plugin<'a> {
     bin: PathBuf,
     host: &'a Netns,
     container: &'a Netns,
@@ -293,7 +296,8 @@ struct Plugin<'a> {
 }
 
 impl<'a> Plugin<'a> {
-    fn new(bin: &Path, host: &'a Netns, container: &'a Netns, config: Value) -> Plugin<'a> {
+    /// With this configuration.
+    pub fn new(bin: &Path, host: &'a Netns, container: &'a Netns, config: Value) -> Plugin<'a> {
         Plugin { bin: bin.to_owned(), host, container, config, wait: false, result: Value::Null }
     }
 

@@ -9,6 +9,7 @@ mod cases;
 mod floor;
 mod netlink;
 mod node;
+mod ports;
 mod report;
 mod stats;
 
@@ -126,11 +127,16 @@ fn measure(world: &World, options: &Options) -> io::Result<Report> {
             bench.network(case, shape, masquerade, sizes, go_limit)?;
         }
     }
+    let sizes: &[u32] = if options.quick { &[1, 100] } else { &[1, 100, 1_000] };
+    if wanted("portmap") {
+        bench.ports(sizes, go_limit)?;
+    }
+    let connections = if wanted("connections") { bench.connections(sizes)? } else { Vec::new() };
     progress("peak memory");
     let memory = bench.memory()?;
     let go_size = go.then(|| go_size(&options.go)).transpose()?;
     let (outcomes, failures) = (bench.outcomes, bench.failures);
-    Ok(Report { memory, size: stripped_size(world, &exe)?, go_size, outcomes, failures })
+    Ok(Report { memory, size: stripped_size(world, &exe)?, go_size, outcomes, connections, failures })
 }
 
 /// The size without symbols: what a package ships.

@@ -58,7 +58,7 @@ impl World {
     pub fn links(&self, name: &str, target: impl Fn(&str) -> PathBuf) -> io::Result<PathBuf> {
         let path = self.root.join(name);
         fs::create_dir(&path)?;
-        for plugin in ["bridge", "host-local", "loopback", "ptp"] {
+        for plugin in ["bridge", "host-local", "loopback", "portmap", "ptp"] {
             symlink(target(plugin), path.join(plugin))?;
         }
         Ok(path)

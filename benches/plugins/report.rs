@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::cases::{GO, KERNEL, KERNEL_WAITING, OURS, OURS_WAITING, Outcome};
+use crate::ports::Connections;
 
 /// Everything that was measured.
 pub struct Report {
@@ -16,6 +17,8 @@ pub struct Report {
     pub size: u64,
     /// Bytes of the Go plugins' files that have the same names.
     pub go_size: Option<u64>,
+    /// How long connections through port mappings took to stand.
+    pub connections: Vec<Connections>,
     /// What went wrong: contender and case.
     pub failures: Vec<String>,
 }
@@ -101,6 +104,7 @@ impl Report {
             );
         }
         let _ = writeln!(text);
+        self.connections_text(&mut text);
         for (contender, bytes) in &self.memory {
             let _ = writeln!(
                 text,
@@ -147,6 +151,21 @@ impl Report {
             times(ratio(go, own)),
             times(ratio(own, floor)),
         );
+    }
+
+    /// How long connections took, by layout and number of mappings.
+    fn connections_text(&self, text: &mut String) {
+        if self.connections.is_empty() {
+            return;
+        }
+        let _ =
+            writeln!(text, "Until a TCP connection stands, through the last of so many port mappings, µs:");
+        for one in &self.connections {
+            let (name, count) = (one.layout.name(), one.times.count());
+            let _ =
+                writeln!(text, "  {name:<20} {:>6} {:>8} {count:>6}", one.mappings, us(one.times.median()));
+        }
+        let _ = writeln!(text);
     }
 
     /// Sizes to compare with the smallest of their case.
@@ -199,10 +218,21 @@ impl Report {
                 })
             })
             .collect();
+        let connections: Vec<Value> = self
+            .connections
+            .iter()
+            .map(|one| {
+                json!({
+                    "layout": one.layout.name(), "mappings": one.mappings, "rounds": one.times.count(),
+                    "connect_us": one.times.median(),
+                })
+            })
+            .collect();
         let memory: serde_json::Map<String, Value> =
             self.memory.iter().map(|(name, bytes)| ((*name).to_owned(), json!(bytes))).collect();
         json!({
-            "times": outcomes, "ratios": ratios, "growth": growths, "peak_memory_bytes": memory,
+            "times": outcomes, "ratios": ratios, "growth": growths, "connections": connections,
+            "peak_memory_bytes": memory,
             "executable_bytes": self.size, "go_bytes": self.go_size, "failures": self.failures,
         })
     }

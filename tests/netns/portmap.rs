@@ -2,8 +2,8 @@
 //! its neighbours, over TCP and UDP, IPv4 and IPv6.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ fn reach(
     let mut word = [0; 4];
     let seen = match transport {
         Transport::Tcp => {
-            let listener = server.listen(any, port);
+            let listener = listen(server, any, port)?;
             let mut near = client.connect(to, LIMIT)?;
             let (mut far, from) = listener.accept()?;
             near.set_read_timeout(Some(patience(LIMIT)))?;
@@ -63,6 +63,19 @@ fn reach(
     Ok(seen.ip().to_string())
 }
 
+/// A listening socket; on a busy machine what used the port before may take a moment to let go of it.
+fn listen(server: &Netns, any: IpAddr, port: u16) -> io::Result<TcpListener> {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        match server.enter(|| TcpListener::bind((any, port))) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
+}
+
 fn mapping(protocol: &str, host: u32, container: u32) -> Value {
     json!({"hostPort": host, "containerPort": container, "protocol": protocol})
 }
@@ -88,20 +101,30 @@ fn mapped<'a>(node: &'a Node, container: &'a Container, more: Value) -> (Attachm
 #[test]
 fn a_mapped_port_leads_to_the_container_from_everywhere() {
     require_netns!();
-    let node = Node::new();
+    // With br_netfilter in force, the kernel translates while frames still pass the bridge.
+    for (backend, in_bridge) in [("nftables", "0"), ("nftables", "1"), ("iptables", "0"), ("iptables", "1")] {
+        let node = Node::new();
+        for key in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"] {
+            if node.enter(|| std::path::Path::new("/proc/sys").join(key).exists()) {
+                node.set_sysctl(key, in_bridge);
+            }
+        }
+        everywhere(&node, backend, &format!("{backend}, in bridges {in_bridge}"));
+    }
+}
+
+fn everywhere(node: &Node, backend: &str, what: &str) {
     let outside = node.outside();
     let (one, two) = (node.container(), node.container());
-    let (_link, ports) = mapped(&node, &one, json!({}));
-    node.attach(&two, "eth0", &dual_stack_config(&node));
+    let (link, ports) = mapped(node, &one, json!({"backend": backend}));
+    node.attach(&two, "eth0", &dual_stack_config(node));
     for transport in BOTH {
         for (name, client, to, seen) in [
             ("outside", &*outside, Outside::NODE_V4, Outside::V4),
             ("outside", &*outside, Outside::NODE_V6, Outside::V6),
-            ("host", &*node, Outside::NODE_V4, Outside::NODE_V4),
-            ("host", &*node, Outside::NODE_V6, Outside::NODE_V6),
-            ("host by the gateway's address", &*node, "10.1.0.1", "10.1.0.1"),
-            ("localhost", &*node, "127.0.0.1", "10.1.0.1"),
-            ("localhost", &*node, "127.0.0.53", "10.1.0.1"),
+            ("host", node, Outside::NODE_V4, Outside::NODE_V4),
+            ("host", node, Outside::NODE_V6, Outside::NODE_V6),
+            ("localhost", node, "127.0.0.1", "10.1.0.1"),
             ("itself", &*one, Outside::NODE_V4, "10.1.0.1"),
             ("itself", &*one, Outside::NODE_V6, "fd00:1::1"),
             ("itself by the gateway's address", &*one, "10.1.0.1", "10.1.0.1"),
@@ -110,23 +133,113 @@ fn a_mapped_port_leads_to_the_container_from_everywhere() {
             ("neighbour by the gateway's address", &*two, "fd00:1::1", "fd00:1::1"),
         ] {
             let found = reach(transport, client, (to, 8080), &one, 80);
-            let found = found.unwrap_or_else(|e| panic!("{transport:?} from {name} to {to}: {e}"));
-            assert_eq!(found, seen, "{transport:?} from {name} to {to}");
+            let found = found.unwrap_or_else(|e| panic!("{what}: {transport:?} from {name} to {to}: {e}"));
+            assert_eq!(found, seen, "{what}: {transport:?} from {name} to {to}");
         }
         // Directly: nobody's address is hidden.
         let seen = reach(transport, &two, ("10.1.0.2", 80), &one, 80).unwrap();
-        assert_eq!(seen, "10.1.0.3", "{transport:?}");
+        assert_eq!(seen, "10.1.0.3", "{what}: {transport:?}");
     }
     ports.check();
+    link.check();
     ports.del();
     for transport in BOTH {
         for (client, to) in [(&*outside, Outside::NODE_V4), (&*outside, Outside::NODE_V6)] {
-            assert!(
-                reach(transport, client, (to, 8080), &one, 80).is_err(),
-                "{transport:?} to {to} after DEL"
-            );
+            let found = reach(transport, client, (to, 8080), &one, 80);
+            assert!(found.is_err(), "{what}: {transport:?} to {to} after DEL");
         }
     }
+}
+
+#[test]
+fn every_address_of_the_loopback_link_reaches_the_container() {
+    require_netns!();
+    let node = Node::new();
+    let one = node.container();
+    let (_link, _ports) = mapped(&node, &one, json!({}));
+    assert_eq!(reach(Transport::Tcp, &node, ("127.0.0.53", 8080), &one, 80).unwrap(), "10.1.0.1");
+}
+
+#[test]
+fn conditions_are_those_of_each_container() {
+    require_netns!();
+    for words in [json!(["ip", "saddr", "203.0.113.1"]), json!(["-s", "203.0.113.1"])] {
+        for backend in [None, Some("nftables"), Some("iptables")] {
+            let language = if words[0] == "ip" { "nftables" } else { "iptables" };
+            if backend.is_some_and(|backend| backend != language) {
+                continue;
+            }
+            let node = Node::new();
+            let outside = node.outside();
+            outside.ip(&["addr add 203.0.113.77/24 dev out0"]);
+            let (one, two) = (node.container(), node.container());
+            let mut more = json!({"conditionsV4": words});
+            if let Some(backend) = backend {
+                more["backend"] = json!(backend);
+            }
+            let (_link, ports) = mapped(&node, &one, more.clone());
+            let second = node.attach(&two, "eth0", &dual_stack_config(&node));
+            let config = portmap(&second, json!([mapping("tcp", 9090, 80)]));
+            let other =
+                node.attach(&two, "eth0", &with(config, json!({"backend": backend.unwrap_or("nftables")})));
+            let what = format!("{words} {backend:?}");
+            let from = |address: &str, port: u16, server: &Container| {
+                let source = format!("route replace 203.0.113.2 dev out0 src {address}");
+                outside.ip(&[&source]);
+                reach(Transport::Tcp, &outside, (Outside::NODE_V4, port), server, 80)
+            };
+            assert_eq!(
+                from("203.0.113.1", 8080, &one).unwrap_or_else(|e| panic!("{what}: {e}")),
+                "203.0.113.1"
+            );
+            assert!(from("203.0.113.77", 8080, &one).is_err(), "{what}");
+            assert_eq!(from("203.0.113.77", 9090, &two).unwrap(), "203.0.113.77", "{what}");
+            ports.check();
+            // Without conditions after all, and with them again.
+            let config = with(ports.config.clone(), json!({"conditionsV4": null}));
+            node.request("ADD", &one, "eth0", &config).ok();
+            assert_eq!(from("203.0.113.77", 8080, &one).unwrap(), "203.0.113.77", "{what}");
+            assert!(!node.nft().contains("chain cond-"), "{what}");
+            node.request("ADD", &one, "eth0", &ports.config).ok();
+            assert!(from("203.0.113.77", 8080, &one).is_err(), "{what}");
+            let gc = json!({"cni.dev/valid-attachments": [{"containerID": two.id(), "ifname": "eth0"}]});
+            node.call("portmap").command("GC").config(&with(ports.config.clone(), gc)).silent();
+            let nft = node.nft();
+            assert!(!nft.contains(one.id()) && !nft.contains("chain cond-"), "{what}\n{nft}");
+            other.check();
+        }
+    }
+}
+
+#[test]
+fn options_of_the_other_backend_are_refused() {
+    require_netns!();
+    let node = Node::new();
+    let one = node.container();
+    let link = node.attach(&one, "eth0", &dual_stack_config(&node));
+    for (more, says) in [
+        (
+            json!({"backend": "nftables", "conditionsV4": ["-s", "1.2.3.4"], "externalSetMarkChain": "X"}),
+            "nftables backend was requested but configuration contains iptables-specific options \
+             [externalSetMarkChain conditionsV4]",
+        ),
+        (
+            json!({"backend": "iptables", "conditionsV6": ["iifname", "eth0"]}),
+            "iptables backend was requested but configuration contains nftables-specific options [conditionsV6]",
+        ),
+        (json!({"backend": "ipfw"}), "unrecognized backend \"ipfw\""),
+        (json!({"markMasqBit": 32}), "markMasqBit: 32 is not a bit of a mark (0 to 31)"),
+        (
+            json!({"markMasqBit": 1, "externalSetMarkChain": "X"}),
+            "Cannot specify externalSetMarkChain and markMasqBit",
+        ),
+    ] {
+        let config = with(portmap(&link, json!([mapping("tcp", 1, 1)])), more);
+        let config = config.as_object().unwrap().iter();
+        let config = config.map(|(key, value)| (key.clone(), value.clone())).collect();
+        node.request("ADD", &one, "eth0", &Value::Object(config)).fails(7).says(says);
+    }
+    assert_eq!(node.nft(), "");
 }
 
 #[test]
@@ -146,10 +259,15 @@ fn traffic_through_the_host_to_another_machines_same_port_is_not_touched() {
     let node = Node::new();
     let outside = node.outside();
     let (one, two) = (node.container(), node.container());
-    let (_link, _ports) = mapped(&node, &one, json!({}));
+    let (_link, ports) = mapped(&node, &one, json!({}));
     node.attach(&two, "eth0", &dual_stack_config(&node));
     outside.ip(&["route add 10.1.0.0/24 via 203.0.113.2", "route add fd00:1::/64 via 2001:db8:1::2"]);
-    for transport in BOTH {
+    for (backend, transport) in
+        [("nftables", BOTH[0]), ("iptables", BOTH[0]), ("iptables", BOTH[1]), ("nftables", BOTH[1])]
+    {
+        let config = with(ports.config.clone(), json!({"backend": backend}));
+        ports.del();
+        node.request("ADD", &one, "eth0", &config).ok();
         for (to, seen) in [(Outside::V4, "10.1.0.3"), (Outside::V6, "fd00:1::3")] {
             let found = reach(transport, &two, (to, 8080), &outside, 8080);
             assert_eq!(found.unwrap_or_else(|e| panic!("{transport:?} {to}: {e}")), seen);
@@ -165,7 +283,7 @@ fn traffic_through_the_host_to_another_machines_same_port_is_not_touched() {
 fn rules_of_others_for_the_same_port_come_first() {
     // CVE-2019-9946: whatever was there first, in the tool's own table and before or after ours.
     require_netns!();
-    for before in [true, false] {
+    for (backend, before) in [("nftables", true), ("nftables", false), ("iptables", true)] {
         let node = Node::new();
         let outside = node.outside();
         let (one, two) = (node.container(), node.container());
@@ -175,7 +293,7 @@ fn rules_of_others_for_the_same_port_come_first() {
         if before {
             other();
         }
-        let (_link, _ports) = mapped(&node, &one, json!({}));
+        let (_link, _ports) = mapped(&node, &one, json!({"backend": backend}));
         node.attach(&two, "eth0", &dual_stack_config(&node));
         if !before {
             other();
@@ -261,18 +379,30 @@ fn without_snat_nothing_is_masqueraded_and_with_masq_all_everything() {
 #[test]
 fn a_host_port_that_another_container_has_is_refused_by_its_name() {
     require_netns!();
-    let node = Node::new();
-    let (one, two) = (node.container_named("first"), node.container_named("second"));
-    let (_link, ports) = mapped(&node, &one, json!({}));
-    let second = node.attach(&two, "eth0", &dual_stack_config(&node));
-    let before = node.snapshot();
-    let mappings = json!([mapping("tcp", 9090, 90), mapping("udp", 8080, 80)]);
-    let config = portmap(&second, mappings);
-    let failure = node.request("ADD", &two, "eth0", &config).fails(102);
-    failure.says("host port udp . 8080 is mapped already, by container first (network net, interface eth0)");
-    assert_same(&before, &node.snapshot());
-    ports.del();
-    node.attach(&two, "eth0", &config).check();
+    for (backend, owner) in [
+        ("nftables", "container first (network net, interface eth0)"),
+        ("iptables", "container first (network net)"),
+    ] {
+        let node = Node::new();
+        let (one, two) = (node.container_named("first"), node.container_named("second"));
+        let (_link, ports) = mapped(&node, &one, json!({"backend": backend}));
+        let second = node.attach(&two, "eth0", &dual_stack_config(&node));
+        let before = node.snapshot();
+        let mappings = json!([mapping("tcp", 9090, 90), mapping("udp", 8080, 80)]);
+        let config = with(portmap(&second, mappings), json!({"backend": backend}));
+        let failure = node.request("ADD", &two, "eth0", &config).fails(102);
+        failure.says(&format!("host port udp . 8080 is mapped already, by {owner}"));
+        assert_same(&before, &node.snapshot());
+        // At an address of its own it does not contend.
+        let mut own = mapping("udp", 8080, 80);
+        own["hostIP"] = json!("10.1.0.1");
+        let config = with(config, json!({"runtimeConfig": {"portMappings": [own]}}));
+        node.attach(&two, "eth0", &config).check();
+        ports.check();
+        ports.del();
+        let config = with(config, json!({"runtimeConfig": {"portMappings": [mapping("udp", 8080, 80)]}}));
+        node.attach(&two, "eth0", &config).check();
+    }
 }
 
 #[test]

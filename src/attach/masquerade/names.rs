@@ -77,6 +77,19 @@ const CHAIN_PREFIX: &str = "masq-";
 /// How the names of all chains of networks for mapped ports start.
 const HAIRPIN_PREFIX: &str = "hairpin-";
 
+/// How the chain of an attachment's mappings with conditions is called; `comment` is its [`element_comment`].
+pub fn conditional_chain(comment: &str) -> String {
+    format!("{CONDITIONAL_PREFIX}{}", hash(&[comment], 12))
+}
+
+/// How the names of [`conditional_chain`] start.
+const CONDITIONAL_PREFIX: &str = "cond-";
+
+/// Whether a chain's name has the form of [`conditional_chain`].
+pub fn is_conditional_chain(name: &str) -> bool {
+    name.starts_with(CONDITIONAL_PREFIX)
+}
+
 /// Whether a chain in a table of ours is a network's: made for its first attachment, gone with its last.
 pub fn is_network_chain(name: &str) -> bool {
     name.starts_with(CHAIN_PREFIX) || name.starts_with(HAIRPIN_PREFIX)
@@ -97,7 +110,11 @@ pub fn is_iptables_chain(name: &str) -> bool {
 ///
 /// One that is longer than xtables allows, with which the Go plugins fail, ends in `~` and a hash.
 pub fn iptables_comment(network: &str, container_id: &str) -> String {
-    let comment = format!("{}{}", iptables_prefix(network), quoted(container_id));
+    cut(format!("{}{}", iptables_prefix(network), quoted(container_id)))
+}
+
+/// A comment that xtables has room for.
+fn cut(comment: String) -> String {
     if comment.len() <= XT_COMMENT_MAX {
         return comment;
     }
@@ -114,6 +131,28 @@ pub fn iptables_prefix(network: &str) -> String {
 /// As Go's `%q` for the printable text that names are made of.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// The iptables chain of the Go portmap plugin for a container on a network.
+pub fn portmap_chain(network: &str, container_id: &str) -> String {
+    format!("CNI-DN-{}", hash(&[network, container_id], 21))
+}
+
+/// The chain that releases of the Go portmap plugin before 2018 made besides.
+pub fn old_portmap_chain(network: &str, container_id: &str) -> String {
+    format!("CNI-SN-{}", hash(&[network, container_id], 21))
+}
+
+/// The comment on the rules that jump to [`portmap_chain`]: `dnat name: "NET" id: "CID"`.
+///
+/// One that is longer than xtables allows, with which the Go plugin fails, ends in `~` and a hash.
+pub fn portmap_comment(network: &str, container_id: &str) -> String {
+    cut(format!("{}{container_id}\"", portmap_prefix(network)))
+}
+
+/// How [`portmap_comment`] starts for every container of a network.
+pub fn portmap_prefix(network: &str) -> String {
+    format!("dnat name: \"{network}\" id: \"")
 }
 
 /// What starts the comment of each of an attachment's rules in the Go plugins' nftables layout.

@@ -107,7 +107,6 @@ pub enum Route {
 
 impl Route {
     /// All of them.
-    #[expect(dead_code, reason = "conditions come next")]
     pub const ALL: [Route; 8] = [
         Route::Unicast,
         Route::Local,
@@ -136,7 +135,6 @@ impl Route {
 
 /// Something that holds for a packet or does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(dead_code, reason = "conditions come next")]
 pub enum Condition {
     /// `meta l4proto tcp`, `-p tcp`: the transport protocol (`IPPROTO_*`).
     Protocol(u8),
@@ -400,16 +398,18 @@ fn fib(side: Side, of_link: bool, register: u32) -> RawExpression {
     }
 }
 
-/// struct xt_sctp_info: destination and source ports, nothing about chunks, flags (1 source, 2 destination), inverted.
+/// struct xt_sctp_info: destination and source ports; chunks of no type; which ports count (1 source, 2 destination), and
+/// which of these are inverted.
 fn sctp_match(side: Side, from: u16, to: u16, not: bool) -> RawExpression {
     let ports = [from.to_ne_bytes(), to.to_ne_bytes()].concat();
-    let any = [0_u16.to_ne_bytes(), u16::MAX.to_ne_bytes()].concat();
     let (ports, flag) = match side {
-        Side::Source => ([any, ports].concat(), 1_u32),
-        Side::Destination => ([ports, any].concat(), 2),
+        Side::Source => ([vec![0; 4], ports].concat(), 1_u32),
+        Side::Destination => ([ports, vec![0; 4]].concat(), 2),
     };
     let inverted = if not { flag } else { 0 };
-    let info = [&ports[..], &[0; 52], &flag.to_ne_bytes(), &inverted.to_ne_bytes()].concat();
+    // A map of 256 bytes, how it is compared, four structures of type (none), flag and mask, and their number.
+    let chunks = [&[0; 260][..], &[0xff, 0, 0].repeat(4), &[0; 4]].concat();
+    let info = [&ports[..], &chunks, &flag.to_ne_bytes(), &inverted.to_ne_bytes()].concat();
     xtables(c"match", "sctp", 0, info)
 }
 

@@ -45,11 +45,31 @@ impl RawSocket {
         Ok(socket)
     }
 
-    /// Sends one datagram.
+    /// Sends one datagram. One that is larger than the socket's buffer gets a larger buffer.
     pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
         // SAFETY: pointer and length are of one live slice.
-        check(unsafe { mnl_sys::mnl_socket_sendto(self.0.as_ptr(), bytes.as_ptr().cast(), bytes.len()) })?;
-        Ok(())
+        let send =
+            || unsafe { mnl_sys::mnl_socket_sendto(self.0.as_ptr(), bytes.as_ptr().cast(), bytes.len()) };
+        match check(send()) {
+            Err(err) if err.raw_os_error() == Some(libc::EMSGSIZE) => {
+                self.make_room(bytes.len())?;
+                check(send()).map(drop)
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// A send buffer for this many bytes; the kernel takes a part of it for itself.
+    fn make_room(&self, length: usize) -> io::Result<()> {
+        let size = libc::c_int::try_from(length * 2).unwrap_or(libc::c_int::MAX);
+        // SAFETY: the option value is an int that outlives the call; it is only read.
+        let set = |option: libc::c_int| unsafe {
+            let fd = mnl_sys::mnl_socket_get_fd(self.0.as_ptr());
+            let length = size_of_val(&size) as libc::socklen_t;
+            libc::setsockopt(fd, libc::SOL_SOCKET, option, (&raw const size).cast(), length)
+        };
+        // Beyond the system's limit (net.core.wmem_max), which a process with CAP_NET_ADMIN may.
+        check(set(libc::SO_SNDBUFFORCE) as isize).or_else(|_| check(set(libc::SO_SNDBUF) as isize)).map(drop)
     }
 
     /// Receives one datagram into `buffer` and returns the bytes that came. EAGAIN when there is none.
@@ -320,6 +340,8 @@ unsafe fn step(expr: *const sys::nftnl_expr) -> Step {
                     chain: text(sys::NFTNL_EXPR_IMM_CHAIN),
                 }
             }
+            "immediate" => Step::Constant(bytes(sys::NFTNL_EXPR_IMM_DATA)),
+            "meta" if number(sys::NFTNL_EXPR_META_KEY) == libc::NFT_META_L4PROTO as u32 => Step::Protocol,
             "match" => {
                 Step::Match(text(sys::NFTNL_EXPR_MT_NAME).unwrap_or_default(), bytes(sys::NFTNL_EXPR_MT_INFO))
             }

@@ -25,6 +25,10 @@ pub enum Step {
         /// In bytes.
         length: u32,
     },
+    /// The transport protocol is loaded.
+    Protocol,
+    /// These bytes are loaded.
+    Constant(Vec<u8>),
     /// What was loaded is masked.
     Mask(Vec<u8>),
     /// What was loaded must be, or not be, these bytes.
@@ -264,6 +268,11 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+}
+
+/// [`super::Rule::tag`] in a rule's user data.
+pub(super) fn tag(user_data_of_rule: &[u8]) -> Option<String> {
+    user_data(user_data_of_rule, UDATA_TAG)
 }
 
 /// The string of one type in user data: type, length (with the final zero), bytes, and so on.

@@ -13,8 +13,8 @@ use super::condition::{dnat_target, load_all, mark_target};
 use super::ffi::{Encoder, RawData, RawExpression};
 use super::listed::{ListedRule, Step, UDATA_COMMENT, UDATA_TAG, address_field};
 use super::{
-    COMMENT_MAX, Chain, Change, Dialect, Element, Family, Hook, Kind, Map, Rule, Side, Statement, Table,
-    Type, Value, Verdict, XT_COMMENT_MAX, ffi,
+    COMMENT_MAX, Chain, Change, Condition, Dialect, Element, Family, Hook, Kind, Map, Rule, Side, Statement,
+    Table, Type, Value, Verdict, XT_COMMENT_MAX, ffi,
 };
 use crate::cni::{Error, Result};
 
@@ -29,7 +29,7 @@ pub(super) const NFTA_CHAIN_NAME: u16 = 3;
 /// `NFTA_RULE_COMPAT`: says that the rule has xtables expressions, for which protocol.
 const NFTA_RULE_COMPAT: u16 = 5;
 /// `NFTA_RULE_USERDATA`
-const NFTA_RULE_USERDATA: u16 = 7;
+pub(super) const NFTA_RULE_USERDATA: u16 = 7;
 /// `NFTA_SET_USERDATA`
 const NFTA_SET_USERDATA: u16 = 13;
 /// Longest user data of a rule (`NFT_USERDATA_MAXLEN`).
@@ -466,9 +466,18 @@ fn rule_message(encoder: &mut Encoder, rule: &Rule) -> Result<Message> {
     let mut made = Message::encoded(encoder, &object, MsgType::Add);
     made.set_flags(libc::NLM_F_CREATE | libc::NLM_F_APPEND);
     if compat {
-        // Protocol 0 (any), flags 0: two nested numbers.
-        let number = |attribute: u16| [&8_u16.to_ne_bytes()[..], &attribute.to_ne_bytes(), &[0; 4]].concat();
-        made.put(NFTA_RULE_COMPAT | libc::NLA_F_NESTED as u16, &[number(1), number(2)].concat());
+        // NFTA_RULE_COMPAT_PROTO, which some matches insist on (0: any), and NFTA_RULE_COMPAT_FLAGS: two nested numbers.
+        let protocol = rule.statements.iter().find_map(|statement| match statement {
+            Statement::Only(Condition::Protocol(number)) => Some(u32::from(*number)),
+            _ => None,
+        });
+        let number = |attribute: u16, value: u32| {
+            [&8_u16.to_ne_bytes()[..], &attribute.to_ne_bytes(), &value.to_be_bytes()].concat()
+        };
+        made.put(
+            NFTA_RULE_COMPAT | libc::NLA_F_NESTED as u16,
+            &[number(1, protocol.unwrap_or(0)), number(2, 0)].concat(),
+        );
     }
     let comment = rule.comment.as_ref().filter(|_| rule.dialect == Dialect::Nft);
     let data = user_data(&[(UDATA_COMMENT, comment), (UDATA_TAG, rule.tag.as_ref())], COMMENT_MAX)?;
@@ -661,8 +670,10 @@ fn conntrack_state() -> Vec<u8> {
     info
 }
 
-/// An xtables match or target; the attributes of both kinds have the same numbers.
-pub(super) fn xtables(kind: &'static CStr, name: &str, revision: u32, info: Vec<u8>) -> RawExpression {
+/// An xtables match or target; the attributes of both kinds have the same numbers. The kernel keeps the structure in
+/// whole words of 8 bytes (`XT_ALIGN`).
+pub(super) fn xtables(kind: &'static CStr, name: &str, revision: u32, mut info: Vec<u8>) -> RawExpression {
+    info.resize(info.len().next_multiple_of(8), 0);
     let name = [name.as_bytes(), &[0]].concat();
     RawExpression {
         name: kind,

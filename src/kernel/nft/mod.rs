@@ -139,7 +139,7 @@ pub enum Type {
 }
 
 /// A key or datum of a map.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Value {
     /// Of [`Type::Address`].
     Address(IpAddr),
@@ -167,7 +167,7 @@ pub struct Element {
 }
 
 /// What becomes of a packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// It passes this hook's chain.
     Accept,
@@ -192,7 +192,6 @@ pub enum Side {
 
 /// One part of a rule: a condition, or what to do when all conditions before it hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(dead_code, reason = "the iptables layout comes next")]
 pub enum Statement {
     /// `ip daddr 10.1.0.0/16`, `ip daddr != 224.0.0.0/4`: the packet's address is, or is not, within a network.
     /// The table's family must be the network's.

@@ -22,7 +22,7 @@ use self::rpc::Op;
 use super::keys::Key;
 use super::{Kind, Plugin};
 use crate::cni::{CniResult, Code, Error, Request, Result};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, dry_run};
 
 /// The plugin.
 pub struct Dhcp;
@@ -59,6 +59,10 @@ impl Plugin for Dhcp {
     fn add(&self, req: &Request, _: &mut Kernel) -> Result<CniResult> {
         let conf = Conf::read(req)?;
         CniResult::fits(true, req.config.version)?;
+        if dry_run::is_on() {
+            let msg = "a dry run asks no DHCP server, so the address and what follows from it are not known";
+            return Err(Error::new(Code::UNSUPPORTED_FIELD, msg));
+        }
         let daemon = rpc::connect_or_start(&conf.socket, conf.daemon)?;
         rpc::call(daemon, &conf.socket, Op::Add(Box::new(conf.wanted)))?.result()
     }
@@ -66,6 +70,10 @@ impl Plugin for Dhcp {
     /// Without a daemon nothing is renewed; what an earlier one has left behind is released here.
     fn del(&self, req: &Request, _: &mut Kernel) -> Result<()> {
         let (socket, key) = (Conf::socket(req), conf::owner(req));
+        if dry_run::is_on() {
+            dry_run::note(format_args!("CNI_COMMAND=DEL dhcp  # release the lease of {}", req.container_id));
+            return Ok(());
+        }
         match rpc::connect(&socket)? {
             Some(daemon) => rpc::call(daemon, &socket, Op::Del(key)).map(drop),
             None => daemon::release_without(&socket, &|record| record.wanted.key == key),

@@ -13,6 +13,7 @@
 //!
 //! Chains and the jumps to them stay, as those of the Go plugin do: operators fill the admin chain, and order FORWARD.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 
 use super::filter::{CNI_FORWARD, check_jumps, delete, does, equal, jump, rule, table};
@@ -20,7 +21,7 @@ use crate::attach::Attachment;
 use crate::attach::masquerade::maps::FAMILIES;
 use crate::attach::masquerade::names;
 use crate::cni::Result;
-use crate::kernel::nft::{Change, Family, Rule, Side, Socket, Statement, Verdict, program};
+use crate::kernel::nft::{Change, Family, ListedRule, Rule, Side, Socket, Statement, Verdict, program};
 
 /// Comment of the jump to the administrators' chain.
 const ADMIN_COMMENT: &str = "CNI firewall plugin admin overrides";
@@ -59,7 +60,8 @@ pub fn plan_add(
     let tag = names::element_comment(at);
     for family in FAMILIES {
         let wanted = rules_of_family(addresses, family, &tag);
-        let listed = nft.rules(table(family), Some(CNI_FORWARD))?;
+        let own_or_untagged = |text: Option<&str>| text.is_none_or(|text| text == tag);
+        let listed = nft.rules_by_tag(table(family), CNI_FORWARD, own_or_untagged)?;
         let to_admin = jump(family, CNI_FORWARD, admin, ADMIN_COMMENT);
         if !wanted.is_empty() && equal(&listed, &to_admin)?.is_empty() {
             changes.push(Change::InsertRule(to_admin));
@@ -93,17 +95,18 @@ pub fn plan_del(
     for family in FAMILIES {
         let former = rules_of_family(known, family, "");
         let former = former.iter().map(program).collect::<Result<Vec<_>>>()?;
-        for found in nft.rules(table(family), Some(CNI_FORWARD))? {
-            let goes = match found.tag.as_deref() {
-                Some(tag) => stale(tag),
-                None => former.iter().any(|steps| does(&found, steps)),
-            };
-            if goes {
-                changes.push(delete(family, &found));
-            } else {
-                left.extend(found.tag);
+        let others = RefCell::new(Vec::new());
+        let stale_or_untagged = |tag: Option<&str>| match tag {
+            Some(tag) if !stale(tag) => {
+                others.borrow_mut().push(tag.to_owned());
+                false
             }
-        }
+            _ => true,
+        };
+        let listed = nft.rules_by_tag(table(family), CNI_FORWARD, stale_or_untagged)?;
+        left.extend(others.into_inner());
+        let goes = |rule: &&ListedRule| rule.tag.is_some() || former.iter().any(|steps| does(rule, steps));
+        changes.extend(listed.iter().filter(goes).map(|rule| delete(family, rule)));
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The configuration, as written and as checked.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,6 +8,7 @@ use ipnet::IpNet;
 use nix::libc;
 use serde::Deserialize;
 
+use super::conditions::{Conditions, Language};
 use crate::cni::names::parse_ip;
 use crate::cni::{CniResult, Error, Request, Result};
 use crate::kernel::nft::Family;
@@ -25,6 +27,10 @@ struct Wire {
     mark_masq_bit: Option<i64>,
     /// A chain that marks what is to be masqueraded. Only iptables has it.
     external_set_mark_chain: Option<String>,
+    /// Words of iptables or nft.
+    conditions_v4: Option<Vec<String>>,
+    /// Words of ip6tables or nft.
+    conditions_v6: Option<Vec<String>>,
     runtime_config: RuntimeConfigWire,
 }
 
@@ -36,6 +42,8 @@ impl Default for Wire {
             masq_all: false,
             mark_masq_bit: None,
             external_set_mark_chain: None,
+            conditions_v4: None,
+            conditions_v6: None,
             runtime_config: RuntimeConfigWire::default(),
         }
     }
@@ -64,6 +72,8 @@ struct MappingWire {
 pub enum Backend {
     /// Our maps; the default.
     Nftables,
+    /// Rules that `iptables-nft -t nat -S` lists as the Go plugin would have written them.
+    Iptables,
 }
 
 /// A port of the host that leads to a port of the container. It prints as `8080/tcp`, `192.0.2.1:8080/tcp`.
@@ -105,10 +115,20 @@ impl fmt::Display for Mapping {
 const PROTOCOLS: [(&str, i32); 3] =
     [("tcp", libc::IPPROTO_TCP), ("udp", libc::IPPROTO_UDP), ("sctp", libc::IPPROTO_SCTP)];
 
+/// The number of a protocol whose ports can be mapped.
+pub fn protocol_number(name: &str) -> Option<u8> {
+    let found = PROTOCOLS.iter().find(|(known, _)| name.eq_ignore_ascii_case(known));
+    found.map(|(_, number)| *number as u8)
+}
+
 /// The name of a protocol of a mapping.
 pub fn protocol_name(number: u8) -> &'static str {
     PROTOCOLS.iter().find(|(_, known)| *known == i32::from(number)).map_or("?", |(name, _)| name)
 }
+
+/// The bit of the packet mark that says "masquerade", unless the configuration names another. (Kubernetes uses 14 and
+/// 15, Calico 20 to 31.)
+const DEFAULT_MARK_BIT: i64 = 13;
 
 /// The configuration, checked.
 #[derive(Clone, Debug)]
@@ -119,6 +139,12 @@ pub struct Conf {
     pub snat: bool,
     /// All forwarded connections are masqueraded.
     pub masq_all: bool,
+    /// The bit of the packet mark that iptables rules use.
+    pub mark: u32,
+    /// The chain that iptables rules use instead of setting that bit.
+    pub external_set_mark_chain: Option<String>,
+    /// Further conditions on IPv4 and on IPv6 connections.
+    conditions: [Conditions; 2],
     /// In the order given, each once.
     pub mappings: Vec<Mapping>,
 }
@@ -130,23 +156,71 @@ impl Conf {
     /// The first value that is not valid, named.
     pub fn new(req: &Request) -> Result<Conf> {
         let wire: Wire = req.config.read()?;
-        let backend = match wire.backend.as_deref() {
-            None | Some("nftables") => Backend::Nftables,
-            Some(other) => return Err(Error::config(format!("unrecognized backend {other:?}"))),
-        };
         if wire.mark_masq_bit.is_some() && wire.external_set_mark_chain.is_some() {
             return Err(Error::config("Cannot specify externalSetMarkChain and markMasqBit"));
         }
-        if let Some(bit) = wire.mark_masq_bit.filter(|bit| !(0..=31).contains(bit)) {
+        let bit = wire.mark_masq_bit.unwrap_or(DEFAULT_MARK_BIT);
+        if !(0..=31).contains(&bit) {
             return Err(Error::config(format!("markMasqBit: {bit} is not a bit of a mark (0 to 31)")));
         }
-        let mappings = mappings(&wire.runtime_config.port_mappings)?;
-        Ok(Conf { backend, snat: wire.snat, masq_all: wire.masq_all, mappings })
+        let conditions = [
+            Conditions::new("conditionsV4", wire.conditions_v4, Family::Ip)?,
+            Conditions::new("conditionsV6", wire.conditions_v6, Family::Ip6)?,
+        ];
+        let backend = backend(wire.backend.as_deref(), wire.external_set_mark_chain.is_some(), &conditions)?;
+        Ok(Conf {
+            backend,
+            snat: wire.snat,
+            masq_all: wire.masq_all,
+            mark: 1 << bit,
+            external_set_mark_chain: wire.external_set_mark_chain,
+            conditions,
+            mappings: mappings(&wire.runtime_config.port_mappings)?,
+        })
     }
+
+    /// Further conditions on connections of one family.
+    pub fn conditions(&self, family: Family) -> &Conditions {
+        let [v4, v6] = &self.conditions;
+        if family == Family::Ip6 { v6 } else { v4 }
+    }
+}
+
+/// The backend that is named, or that has what else is named. What only the other backend has is refused, as the Go
+/// plugin does; without `backend`, conditions are read in either language.
+fn backend(written: Option<&str>, external_chain: bool, conditions: &[Conditions; 2]) -> Result<Backend> {
+    let (backend, foreign) = match written {
+        None if external_chain => return Ok(Backend::Iptables),
+        None => return Ok(Backend::Nftables),
+        Some("nftables") => (Backend::Nftables, Language::Iptables),
+        Some("iptables") => (Backend::Iptables, Language::Nft),
+        Some(other) => return Err(Error::config(format!("unrecognized backend {other:?}"))),
+    };
+    let mut wrong = Vec::new();
+    if external_chain && backend == Backend::Nftables {
+        wrong.push("externalSetMarkChain");
+    }
+    for (key, own) in ["conditionsV4", "conditionsV6"].into_iter().zip(conditions) {
+        if own.language() == Some(foreign) {
+            wrong.push(key);
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(backend);
+    }
+    let (is, other) = match backend {
+        Backend::Nftables => ("nftables", "iptables"),
+        Backend::Iptables => ("iptables", "nftables"),
+    };
+    let wrong = wrong.join(" ");
+    Err(Error::config(format!(
+        "{is} backend was requested but configuration contains {other}-specific options [{wrong}]"
+    )))
 }
 
 fn mappings(wires: &[MappingWire]) -> Result<Vec<Mapping>> {
     let mut mappings: Vec<Mapping> = Vec::with_capacity(wires.len());
+    let mut by_port: HashMap<(u8, u16), Vec<Mapping>> = HashMap::new();
     for (n, wire) in wires.iter().enumerate() {
         let fault =
             |key: &str, what: String| Error::config(format!("runtimeConfig.portMappings[{n}].{key}: {what}"));
@@ -154,8 +228,7 @@ fn mappings(wires: &[MappingWire]) -> Result<Vec<Mapping>> {
             Ok(port) if port > 0 => Ok(port),
             _ => Err(fault(key, format!("{value} is not a port (1 to 65535)"))),
         };
-        let protocol = PROTOCOLS.iter().find(|(name, _)| wire.protocol.eq_ignore_ascii_case(name));
-        let Some((_, protocol)) = protocol else {
+        let Some(protocol) = protocol_number(&wire.protocol) else {
             return Err(fault("protocol", format!("{:?} is not tcp, udp or sctp", wire.protocol)));
         };
         let host_ip = match wire.host_ip.as_str() {
@@ -165,26 +238,27 @@ fn mappings(wires: &[MappingWire]) -> Result<Vec<Mapping>> {
             ),
         };
         let mapping = Mapping {
-            protocol: *protocol as u8,
+            protocol,
             host_ip,
             host_port: port("hostPort", wire.host_port)?,
             container_port: port("containerPort", wire.container_port)?,
         };
         let overlaps = |other: &&Mapping| {
-            other.protocol == mapping.protocol
-                && other.host_port == mapping.host_port
-                && [Family::Ip, Family::Ip6].into_iter().any(|family| {
-                    other.host_ip_of(family).is_some()
-                        && other.host_ip_of(family) == mapping.host_ip_of(family)
-                })
+            [Family::Ip, Family::Ip6].into_iter().any(|family| {
+                other.host_ip_of(family).is_some() && other.host_ip_of(family) == mapping.host_ip_of(family)
+            })
         };
-        match mappings.iter().find(overlaps) {
+        let same_port = by_port.entry((mapping.protocol, mapping.host_port)).or_default();
+        match same_port.iter().find(overlaps) {
             Some(other) if other.container_port != mapping.container_port => {
                 let msg = format!("{mapping} is mapped to container port {} as well", other.container_port);
                 return Err(fault("hostPort", msg));
             }
-            _ if mappings.contains(&mapping) => {}
-            _ => mappings.push(mapping),
+            _ if same_port.contains(&mapping) => {}
+            _ => {
+                same_port.push(mapping);
+                mappings.push(mapping);
+            }
         }
     }
     Ok(mappings)

@@ -1,182 +1,25 @@
-//! Our layout, in the tables `ip cni-all` and `ip6 cni-all` (see [`crate::attach::masquerade::maps`]):
+//! Our layout (`layout.rs`): what ADD, DEL, GC and CHECK do with an attachment's elements.
 //!
-//! ```text
-//! table ip cni-all {
-//!   map hostips {                               # mappings at one address of the host
-//!     type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service
-//!   }
-//!   map hostports {                             # mappings at all its addresses
-//!     type inet_proto . inet_service : ipv4_addr . inet_service
-//!     elements = { tcp . 8080 comment "net mynet if eth0 id 0123abcd" : 10.1.0.5 . 80 }
-//!   }
-//!   map hairpins {                              # connections by a mapping that may not find their way back
-//!     type inet_proto . ipv4_addr . inet_service . inet_service : verdict
-//!     elements = { tcp . 10.1.0.5 . 80 . 8080 comment … : goto hairpin-mynet-1a2b3c4d5e6f }
-//!   }
-//!   map portmappings {                          # where the above have elements of an attachment, whole mappings
-//!     type ifname : inet_proto . ipv4_addr . inet_service . ipv4_addr . inet_service
-//!     elements = { "fedcba987654321" comment … : tcp . 0.0.0.0 . 8080 . 10.1.0.5 . 80 }
-//!   }
-//!   chain portmap {
-//!     dnat ip to meta l4proto . ip daddr . th dport map @hostips
-//!     dnat ip to meta l4proto . th dport map @hostports
-//!   }
-//!   chain portmap-in { type nat hook prerouting priority dstnat + 1; fib daddr type local goto portmap }
-//!   chain portmap-local { type nat hook output priority dstnat + 1; fib daddr type local goto portmap }
-//!   chain portmap-masq {
-//!     type nat hook postrouting priority srcnat - 1
-//!     ct status dnat meta l4proto . ip daddr . tcp dport . ct original proto-dst vmap @hairpins   # and udp, sctp
-//!   }
-//!   chain hairpin-mynet-1a2b3c4d5e6f { ip saddr 10.1.0.0/16 masquerade; ip saddr 127.0.0.0/8 masquerade }
-//!   chain martians {
-//!     type filter hook prerouting priority raw
-//!     ip daddr 127.0.0.0/8 iif != "lo" fib daddr . iif type != local drop                          # and saddr
-//!   }
-//! }
-//! ```
-//!
-//! - Only what is addressed to this host is translated (`fib`): transit traffic to the same port of another machine
-//!   passes (CVE-2025-67499). Rules of others for the same packets come first (`+ 1`; CVE-2019-9946). What is
-//!   masqueraded must be before the network's own rules exempt it (`- 1`).
-//! - A connection from the container itself or from its own network would be answered past the host: it is
-//!   masqueraded, and so is one from a loopback address. Only connections made to a mapped port are: `ct original`.
-//! - Loopback addresses get into the container's link by `route_localnet`, which also lets the link's neighbours
-//!   reach services of this host that listen on 127.0.0.1 only: `martians` drops that (CVE-2020-8558).
-//! - IPv6 has no `route_localnet`: a connection to `::1` is left alone, so that it is refused at once and the caller
-//!   goes on with 127.0.0.1, instead of waiting for an answer.
-//! - A packet costs the same with any number of mappings, and so do ADD and DEL. The most specific mapping wins; two
-//!   attachments cannot have the same.
+//! Every operation looks first, then sends one batch; nothing is listed to find an attachment's elements, because the
+//! map `portmappings` says where they are.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use nix::libc;
+use ipnet::IpNet;
 
+use super::conditions::Conditions;
 use super::conf::Conf;
+use super::layout::{
+    PORTMAP, chain, hairpins, hostips, hostports, index, layout, loopback, martians, places, prepare, rule,
+};
 use super::record::Record;
 use crate::attach::Attachment;
-use crate::attach::masquerade::maps::{
-    FAMILIES, check_element, compare_rules, differs, drop_unused, skeleton, table,
-};
+use crate::attach::masquerade::maps::{FAMILIES, check_element, compare_rules, differs, drop_unused, table};
 use crate::attach::masquerade::names;
 use crate::cni::{Code, Error, Result};
 use crate::kernel::nft::{
-    Base, Chain, Change, Condition, Dialect, Element, Family, Field, Hook, Kind, Map, Route, Rule, Side,
-    Socket, Statement, Type, Value, Verdict,
+    Chain, Change, Condition, Element, Family, Map, Rule, Side, Socket, Statement, Value, Verdict, program,
 };
-
-const PORTMAP: &str = "portmap";
-
-fn hostips(family: Family) -> Map {
-    const KEY: Type = Type::Joined(&[Type::Protocol, Type::Address, Type::Port]);
-    Map { table: table(family), name: "hostips", key: KEY, data: TARGET }
-}
-
-fn hostports(family: Family) -> Map {
-    const KEY: Type = Type::Joined(&[Type::Protocol, Type::Port]);
-    Map { table: table(family), name: "hostports", key: KEY, data: TARGET }
-}
-
-fn hairpins(family: Family) -> Map {
-    const KEY: Type = Type::Joined(&[Type::Protocol, Type::Address, Type::Port, Type::Port]);
-    Map { table: table(family), name: "hairpins", key: KEY, data: Type::Verdict }
-}
-
-fn index(family: Family) -> Map {
-    const DATA: Type = Type::Joined(&[Type::Protocol, Type::Address, Type::Port, Type::Address, Type::Port]);
-    Map { table: table(family), name: "portmappings", key: Type::Name, data: DATA }
-}
-
-/// What a mapping leads to.
-const TARGET: Type = Type::Joined(&[Type::Address, Type::Port]);
-
-fn chain(family: Family, name: &str, base: Option<(Kind, Hook, i32)>) -> Chain {
-    let base = base.map(|(kind, hook, priority)| Base { kind, hook, priority });
-    Chain { table: table(family), name: name.into(), base }
-}
-
-fn rule(family: Family, chain: &str, statements: Vec<Statement>) -> Rule {
-    let (table, chain) = (table(family), chain.to_owned());
-    Rule { table, chain, statements, comment: None, tag: None, dialect: Dialect::Nft }
-}
-
-fn loopback(family: Family) -> IpNet {
-    match family {
-        Family::Ip6 => IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
-        _ => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
-    }
-}
-
-/// The chains that every packet may see, with their rules: the same for any number of mappings.
-fn layout(family: Family) -> Vec<(Chain, Vec<Rule>)> {
-    use Field::{Address, OriginalPort, Port, Protocol};
-    const TO: Side = Side::Destination;
-    let local = || {
-        let goto = Statement::Verdict(Verdict::Goto(PORTMAP.into()));
-        vec![Statement::Only(Condition::Type(TO, Route::Local)), goto]
-    };
-    let mut from_here = vec![local()];
-    if family == Family::Ip6 {
-        let localhost = Statement::Within { side: TO, net: loopback(family), inside: true };
-        from_here.insert(0, vec![localhost, Statement::Verdict(Verdict::Return)]);
-    }
-    let masquerade = [libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_SCTP].map(|protocol| {
-        let protocol = protocol as u8;
-        vec![
-            Statement::Only(Condition::Protocol(protocol)),
-            Statement::Only(Condition::Translated),
-            Statement::LookupAll(
-                vec![Protocol, Address(TO), Port(TO, Some(protocol)), OriginalPort],
-                hairpins(family),
-            ),
-        ]
-    });
-    let martian = |side| {
-        vec![
-            Statement::Within { side, net: loopback(family), inside: true },
-            Statement::Unless(Condition::FromThisHost),
-            Statement::Unless(Condition::LocalToLink(side)),
-            Statement::Verdict(Verdict::Drop),
-        ]
-    };
-    let mut all = vec![
-        (
-            chain(family, PORTMAP, None),
-            vec![
-                vec![Statement::DnatBy(vec![Protocol, Address(TO), Port(TO, None)], hostips(family))],
-                vec![Statement::DnatBy(vec![Protocol, Port(TO, None)], hostports(family))],
-            ],
-        ),
-        (chain(family, "portmap-in", Some((Kind::Nat, Hook::Prerouting, -99))), vec![local()]),
-        (chain(family, "portmap-local", Some((Kind::Nat, Hook::Output, -99))), from_here),
-        (chain(family, "portmap-masq", Some((Kind::Nat, Hook::Postrouting, 99))), masquerade.to_vec()),
-    ];
-    if family == Family::Ip {
-        let martians = chain(family, "martians", Some((Kind::Filter, Hook::Prerouting, -300)));
-        all.push((martians, vec![martian(TO), martian(Side::Source)]));
-    }
-    let rules = |chain: &Chain, bodies: Vec<Vec<Statement>>| {
-        bodies.into_iter().map(|body| rule(family, &chain.name, body)).collect()
-    };
-    all.into_iter().map(|(chain, bodies)| (chain.clone(), rules(&chain, bodies))).collect()
-}
-
-/// Makes all that mappings of one family have in common. EEXIST when another process was faster.
-fn prepare(nft: &mut Socket, family: Family) -> Result<Vec<Change>> {
-    let mut changes = Vec::new();
-    if nft.chain(table(family), PORTMAP)?.is_some() {
-        return Ok(changes);
-    }
-    if !nft.has_table(table(family))? {
-        changes.extend(skeleton(family));
-    }
-    changes.extend([hostips, hostports, hairpins, index].map(|map| Change::AddMap(map(family))));
-    let layout = layout(family);
-    changes.extend(layout.iter().map(|(chain, _)| Change::CreateChain(chain.clone())));
-    changes.extend(layout.into_iter().flat_map(|(_, rules)| rules).map(Change::AddRule));
-    Ok(changes)
-}
 
 impl Record {
     fn value(&self) -> Value {
@@ -211,13 +54,13 @@ impl Record {
     }
 
     /// The map that has it, and its key there.
-    fn place(&self) -> (Map, Value) {
+    fn place(&self, conditional: bool) -> (Map, Value) {
         let (protocol, port) = (Value::Protocol(self.protocol), Value::Port(self.host_port));
         if self.host_ip.is_unspecified() {
-            (hostports(self.family()), Value::Joined(vec![protocol, port]))
+            (hostports(self.family(), conditional), Value::Joined(vec![protocol, port]))
         } else {
             let key = vec![protocol, Value::Address(self.host_ip), port];
-            (hostips(self.family()), Value::Joined(key))
+            (hostips(self.family(), conditional), Value::Joined(key))
         }
     }
 
@@ -241,19 +84,21 @@ struct Wanted {
     family: Family,
     comment: String,
     records: Vec<Record>,
-    /// Whom the mappings masquerade, unless nobody.
-    hairpin: Option<Hairpin>,
+    /// Whom the mappings masquerade, unless nobody: a chain of the network.
+    hairpin: Option<OwnChain>,
+    /// The mappings themselves, when they have conditions: a chain of the attachment.
+    conditional: Option<OwnChain>,
 }
 
-/// The chain of a network that masquerades.
-struct Hairpin {
+/// A chain that elements lead to.
+struct OwnChain {
     name: String,
     rules: Vec<Rule>,
 }
 
 impl Wanted {
     /// `None` when nothing is mapped in this family.
-    fn new(at: &Attachment, conf: &Conf, container: IpNet) -> Option<Wanted> {
+    fn new(at: &Attachment, conf: &Conf, container: IpNet) -> Result<Option<Wanted>> {
         let family = Family::of(container.addr());
         let records = Record::all(&conf.mappings, container.addr());
         let hairpin = conf.snat.then(|| {
@@ -271,10 +116,18 @@ impl Wanted {
                 bodies.push(vec![Statement::Masquerade]);
             }
             let rules = bodies.into_iter().map(|body| rule(family, &name, body)).collect();
-            Hairpin { name, rules }
+            OwnChain { name, rules }
         });
         let comment = names::element_comment(at);
-        (!records.is_empty()).then_some(Wanted { family, comment, records, hairpin })
+        if records.is_empty() {
+            return Ok(None);
+        }
+        let conditions = conf.conditions(family);
+        let conditional = match conditions.language() {
+            None => None,
+            Some(_) => Some(conditional(&comment, &records, conditions)?),
+        };
+        Ok(Some(Wanted { family, comment, records, hairpin, conditional }))
     }
 
     /// All elements that the maps should have, but for the index.
@@ -282,15 +135,18 @@ impl Wanted {
         let element =
             |(map, key): (Map, Value), data| (map, Element { key, data, comment: self.comment.clone() });
         let mut all: Vec<(Map, Element)> = Vec::new();
+        let mut masqueraded = HashSet::new();
         for record in &self.records {
-            all.push(element(record.place(), record.target()));
-            if let Some(hairpin) = &self.hairpin {
+            all.push(match &self.conditional {
+                Some(chain) => element(record.place(true), Value::Verdict(Verdict::Jump(chain.name.clone()))),
+                None => element(record.place(false), record.target()),
+            });
+            // Two addresses of the host can lead to the same port.
+            if let Some(hairpin) = &self.hairpin
+                && masqueraded.insert((record.protocol, record.container_port, record.host_port))
+            {
                 let goto = Value::Verdict(Verdict::Goto(hairpin.name.clone()));
-                let made = element(record.hairpin(), goto);
-                // Two addresses of the host can lead to the same port.
-                if !all.contains(&made) {
-                    all.push(made);
-                }
+                all.push(element(record.hairpin(), goto));
             }
         }
         all
@@ -302,9 +158,31 @@ impl Wanted {
     }
 }
 
+/// The chain of an attachment with conditions: its mappings as rules.
+fn conditional(comment: &str, records: &[Record], conditions: &Conditions) -> Result<OwnChain> {
+    const TO: Side = Side::Destination;
+    let name = names::conditional_chain(comment);
+    let mut rules = Vec::new();
+    for record in records {
+        let Record { protocol, host_port: port, .. } = *record;
+        let mut start = vec![
+            Statement::Only(Condition::Protocol(protocol)),
+            Statement::Only(Condition::Port { side: TO, protocol, from: port, to: port }),
+        ];
+        if !record.host_ip.is_unspecified() {
+            start.push(Statement::Within { side: TO, net: record.host_ip.into(), inside: true });
+        }
+        for more in conditions.alternatives(record.family(), protocol)? {
+            let dnat = Statement::Dnat((record.container_ip, record.container_port).into());
+            rules.push(rule(record.family(), &name, [&start[..], &more, &[dnat]].concat()));
+        }
+    }
+    Ok(OwnChain { name, rules })
+}
+
 /// The families in which the attachment has something to map.
-fn wanted(at: &Attachment, conf: &Conf, container: &[IpNet]) -> Vec<Wanted> {
-    container.iter().filter_map(|net| Wanted::new(at, conf, *net)).collect()
+fn wanted(at: &Attachment, conf: &Conf, container: &[IpNet]) -> Result<Vec<Wanted>> {
+    container.iter().filter_map(|net| Wanted::new(at, conf, *net).transpose()).collect()
 }
 
 /// What makes the attachment's mappings, and its former ones go.
@@ -313,8 +191,7 @@ fn wanted(at: &Attachment, conf: &Conf, container: &[IpNet]) -> Vec<Wanted> {
 /// [`Code::PORT_IN_USE`] when another attachment has one of them.
 pub fn plan_add(nft: &mut Socket, at: &Attachment, conf: &Conf, container: &[IpNet]) -> Result<Vec<Change>> {
     let mut changes = Vec::new();
-    let all = wanted(at, conf, container);
-    for wanted in &all {
+    for wanted in &wanted(at, conf, container)? {
         changes.extend(prepare(nft, wanted.family)?);
         if let Some(hairpin) = &wanted.hairpin
             && nft.chain(table(wanted.family), &hairpin.name)?.is_none()
@@ -322,17 +199,52 @@ pub fn plan_add(nft: &mut Socket, at: &Attachment, conf: &Conf, container: &[IpN
             changes.push(Change::CreateChain(chain(wanted.family, &hairpin.name, None)));
             changes.extend(hairpin.rules.iter().cloned().map(Change::AddRule));
         }
+        if let Some(own) = &wanted.conditional {
+            plan_own_chain(nft, wanted.family, own, &mut changes)?;
+        }
         plan_elements(nft, wanted, &mut changes)?;
+        if wanted.conditional.is_none() {
+            drop_own_chain(nft, wanted.family, &names::conditional_chain(&wanted.comment), &mut changes)?;
+        }
     }
     Ok(changes)
+}
+
+/// Makes an attachment's chain what it should be.
+fn plan_own_chain(nft: &mut Socket, family: Family, own: &OwnChain, changes: &mut Vec<Change>) -> Result<()> {
+    let (table, name) = (table(family), &own.name);
+    if nft.chain(table, name)?.is_none() {
+        changes.push(Change::CreateChain(chain(family, name, None)));
+    } else {
+        let listed = nft.rules(table, Some(name))?;
+        let steps = own.rules.iter().map(program).collect::<Result<Vec<_>>>()?;
+        if listed.iter().map(|rule| &rule.steps).eq(&steps) {
+            return Ok(());
+        }
+        changes.push(Change::FlushChain { table, chain: name.clone() });
+    }
+    changes.extend(own.rules.iter().cloned().map(Change::AddRule));
+    Ok(())
+}
+
+/// Removes an attachment's chain, after its elements.
+fn drop_own_chain(nft: &mut Socket, family: Family, name: &str, changes: &mut Vec<Change>) -> Result<()> {
+    let (table, chain) = (table(family), name.to_owned());
+    if nft.chain(table, name)?.is_none() {
+        return Ok(());
+    }
+    changes.push(Change::FlushChain { table, chain: chain.clone() });
+    changes.push(Change::DeleteChain { table, chain });
+    Ok(())
 }
 
 fn plan_elements(nft: &mut Socket, wanted: &Wanted, changes: &mut Vec<Change>) -> Result<()> {
     let elements = wanted.elements();
     let former = indexed(nft, wanted.family, &wanted.comment)?;
-    for (map, key) in former.iter().flat_map(|record| [record.place(), record.hairpin()]) {
-        let stays = elements.iter().any(|(at, element)| *at == map && element.key == key);
-        if !stays && owned(nft, &map, &key, &wanted.comment)?.is_some() {
+    let kept: HashSet<(&str, &Value)> =
+        elements.iter().map(|(map, element)| (map.name, &element.key)).collect();
+    for (map, key) in former.iter().flat_map(all_places) {
+        if !kept.contains(&(map.name, &key)) && owned(nft, &map, &key, &wanted.comment)?.is_some() {
             changes.push(Change::DestroyElement(map, key));
         }
     }
@@ -363,6 +275,11 @@ fn plan_elements(nft: &mut Socket, wanted: &Wanted, changes: &mut Vec<Change>) -
     Ok(())
 }
 
+/// Where a mapping may have elements.
+fn all_places(record: &Record) -> [(Map, Value); 3] {
+    [record.place(true), record.place(false), record.hairpin()]
+}
+
 /// A mapping of another attachment is only replaced when it leads to the same address: that was given to this one
 /// since, so the other is gone.
 fn refuse_contested(map: &Map, found: &Element, wanted: &Element) -> Result<()> {
@@ -370,7 +287,8 @@ fn refuse_contested(map: &Map, found: &Element, wanted: &Element) -> Result<()> 
         Value::Joined(parts) => parts.first().cloned(),
         _ => None,
     };
-    if found.comment == wanted.comment || map.data != TARGET || address(found) == address(wanted) {
+    let gone = address(found).is_some() && address(found) == address(wanted);
+    if found.comment == wanted.comment || *map == hairpins(map.table.family) || gone {
         return Ok(());
     }
     let what = format!("host port {} is mapped already, by {}", wanted.key, owner(&found.comment));
@@ -426,12 +344,10 @@ pub fn plan_del(
     let mut changes = Vec::new();
     for family in FAMILIES {
         let former = indexed(nft, family, &comment)?;
-        let mut going: Vec<(Map, Value)> = Vec::new();
-        for place in former.iter().flat_map(|record| [record.place(), record.hairpin()]) {
-            if !going.contains(&place) {
-                going.push(place);
-            }
-        }
+        let mut seen = HashSet::new();
+        let places = former.iter().flat_map(all_places);
+        let going: Vec<(Map, Value)> =
+            places.filter(|(map, key)| seen.insert((map.name, key.clone()))).collect();
         let mut references: BTreeMap<String, u32> = BTreeMap::new();
         for (map, key) in going {
             let Some(element) = owned(nft, &map, &key, &comment)? else { continue };
@@ -446,6 +362,7 @@ pub fn plan_del(
         }
         chains.extend(references.keys().map(|chain| (family, chain.clone())));
         drop_unused(nft, family, &references, &mut changes)?;
+        drop_own_chain(nft, family, &names::conditional_chain(&comment), &mut changes)?;
     }
     Ok(changes)
 }
@@ -464,29 +381,32 @@ pub fn plan_gc(nft: &mut Socket, network: &str, valid: &[(String, String)]) -> R
             continue;
         }
         let mut references: BTreeMap<String, u32> = BTreeMap::new();
-        for map in [hostips, hostports, hairpins, index].map(|map| map(family)) {
+        let mut own_chains: BTreeSet<String> = BTreeSet::new();
+        for map in [&places(family)[..], &[hairpins(family), index(family)]].concat() {
             for element in nft.elements(&map)?.into_iter().filter(stale) {
                 changes.push(Change::DestroyElement(map, element.key));
-                if let Value::Verdict(Verdict::Goto(chain)) = element.data {
-                    *references.entry(chain).or_default() += 1;
+                match element.data {
+                    Value::Verdict(Verdict::Goto(chain)) => *references.entry(chain).or_default() += 1,
+                    Value::Verdict(Verdict::Jump(chain)) => {
+                        own_chains.insert(chain);
+                    }
+                    _ => {}
                 }
             }
         }
         drop_unused(nft, family, &references, &mut changes)?;
+        for name in own_chains.iter().filter(|name| names::is_conditional_chain(name)) {
+            drop_own_chain(nft, family, name, &mut changes)?;
+        }
     }
     Ok(changes)
 }
 
 /// Compares what is with what ADD makes, and names the first difference.
 pub fn check(nft: &mut Socket, at: &Attachment, conf: &Conf, container: &[IpNet]) -> Result<()> {
-    for wanted in wanted(at, conf, container) {
+    for wanted in wanted(at, conf, container)? {
         for (chain, rules) in layout(wanted.family) {
-            match nft.chain(chain.table, &chain.name)? {
-                Some(found) if found.base == chain.base => {}
-                Some(_) => return Err(differs(format!("nft chain {chain} has another hook or priority"))),
-                None => return Err(differs(format!("nft chain {chain} is missing"))),
-            }
-            compare_rules(&rules, &nft.rules(chain.table, Some(&chain.name))?)?;
+            check_chain(nft, &chain, &rules)?;
         }
         for (map, element) in wanted.elements() {
             check_element(nft, &map, &element)?;
@@ -494,9 +414,24 @@ pub fn check(nft: &mut Socket, at: &Attachment, conf: &Conf, container: &[IpNet]
         for (position, record) in wanted.records.iter().enumerate() {
             check_element(nft, &index(wanted.family), &wanted.entry(position, record))?;
         }
-        if let Some(hairpin) = &wanted.hairpin {
-            compare_rules(&hairpin.rules, &nft.rules(table(wanted.family), Some(&hairpin.name))?)?;
+        for own in [&wanted.hairpin, &wanted.conditional].into_iter().flatten() {
+            compare_rules(&own.rules, &nft.rules(table(wanted.family), Some(&own.name))?)?;
         }
     }
     Ok(())
+}
+
+/// As [`check`], for what must be there wherever `route_localnet` is on.
+pub fn check_martians(nft: &mut Socket) -> Result<()> {
+    let (chain, rules) = martians();
+    check_chain(nft, &chain, &rules)
+}
+
+fn check_chain(nft: &mut Socket, chain: &Chain, rules: &[Rule]) -> Result<()> {
+    match nft.chain(chain.table, &chain.name)? {
+        Some(found) if found.base == chain.base => {}
+        Some(_) => return Err(differs(format!("nft chain {chain} has another hook or priority"))),
+        None => return Err(differs(format!("nft chain {chain} is missing"))),
+    }
+    compare_rules(rules, &nft.rules(chain.table, Some(&chain.name))?)
 }

@@ -1,10 +1,16 @@
 //! portmap: ports of the host lead to ports of the container (reference: ipam-and-meta.md section 5). Chained behind
 //! the plugin that gives the container its addresses.
 
+mod conditions;
 mod conf;
 mod flows;
+mod iptables;
+mod layout;
 mod maps;
 mod record;
+#[cfg(test)]
+mod tests;
+mod upstream;
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -40,7 +46,22 @@ impl Plugin for Portmap {
 
     fn keys(&self) -> &'static [Key] {
         const KEYS: &[Key] = &[
-            key("backend", Shape::OneOf(&["nftables"]), "how rules are written; default: nftables maps"),
+            key(
+                "backend",
+                Shape::OneOf(&["nftables", "iptables"]),
+                "how rules are written; default: nftables maps",
+            ),
+            key(
+                "conditionsV4",
+                Shape::List(&Shape::Text),
+                "further conditions on IPv4 connections, in words of iptables or nft",
+            ),
+            key("conditionsV6", Shape::List(&Shape::Text), "the same for IPv6"),
+            key(
+                "externalSetMarkChain",
+                Shape::Text,
+                "chain that marks what iptables rules masquerade, instead of markMasqBit",
+            ),
             key(
                 "snat",
                 Shape::Bool,
@@ -51,11 +72,6 @@ impl Plugin for Portmap {
                 "markMasqBit",
                 Shape::Int(0, 31),
                 "bit of the packet mark that iptables rules use; default: 13",
-            ),
-            key(
-                "externalSetMarkChain",
-                Shape::Text,
-                "chain of table nat that marks what is to be masqueraded, in place of our own (iptables rules only)",
             ),
         ];
         KEYS
@@ -89,9 +105,10 @@ impl Plugin for Portmap {
             return Ok(prev);
         }
         let container = conf::container_addresses(&prev, &req.ifname);
+        let known: Vec<IpAddr> = container.iter().map(IpNet::addr).collect();
         let of = Attachment::of(req);
         or_take_back(kernel, |kernel, undo| {
-            undo.push(move |kernel| remove(&of, kernel));
+            undo.push(move |kernel| remove(&of, &known, kernel));
             add(&of, &conf, &container, kernel)?;
             if conf.snat { let_frames_back(&prev, &container, kernel) } else { Ok(()) }
         })?;
@@ -100,7 +117,11 @@ impl Plugin for Portmap {
 
     /// Whatever the configuration says now: it may have changed since ADD, or lack the mappings.
     fn del(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
-        remove(&Attachment::of(req), kernel)
+        // A prevResult that cannot be read must not keep anything from being cleaned.
+        let prev = req.config.prev_result().ok().flatten().unwrap_or_default();
+        let known = conf::container_addresses(&prev, &req.ifname);
+        let known: Vec<IpAddr> = known.iter().map(IpNet::addr).collect();
+        remove(&Attachment::of(req), &known, kernel)
     }
 
     fn check(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
@@ -113,9 +134,13 @@ impl Plugin for Portmap {
         let nft = kernel.nft()?;
         match conf.backend {
             Backend::Nftables => maps::check(nft, &Attachment::of(req), &conf, &container),
+            Backend::Iptables => iptables::check(nft, &Attachment::of(req), &conf, &container),
         }?;
-        match container.iter().find(|net| conf.snat && net.addr().is_ipv4()) {
-            Some(net) => check_localhost(net.addr(), kernel),
+        match localhost(&conf, &container) {
+            Some(address) => {
+                maps::check_martians(nft)?;
+                check_localhost(address, kernel)
+            }
             None => Ok(()),
         }
     }
@@ -125,7 +150,9 @@ impl Plugin for Portmap {
         let Some(nft) = kernel.nft_if_there()? else { return Ok(()) };
         let valid: Vec<(String, String)> = valid.into_iter().map(|v| (v.container_id, v.ifname)).collect();
         let network = &req.config.name;
-        nft.commit(|nft| maps::plan_gc(nft, network, &valid))
+        let ours = |nft: &mut nft::Socket| maps::plan_gc(nft, network, &valid);
+        let iptables = |nft: &mut nft::Socket| iptables::plan_gc(nft, network, &valid);
+        masquerade::commit_all(nft, &[&ours, &iptables])
     }
 
     fn status(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
@@ -142,16 +169,26 @@ fn add(of: &Attachment, conf: &Conf, container: &[IpNet], kernel: &mut Kernel) -
     let nft = kernel.nft()?;
     match conf.backend {
         Backend::Nftables => nft.commit(|nft| maps::plan_add(nft, of, conf, container)),
+        Backend::Iptables => nft.commit(|nft| iptables::plan_add(nft, of, conf, container)),
     }?;
     let records: Vec<Record> =
         container.iter().flat_map(|net| Record::all(&conf.mappings, net.addr())).collect();
     // After the rules, so that a flow that starts now goes by them. Flows that stay end by themselves when their
     // clients are silent for half a minute: no reason to fail.
     let _ = flows::forget_stale(&records, kernel);
-    match container.iter().find(|net| conf.snat && net.addr().is_ipv4()) {
-        Some(net) => open_localhost(net.addr(), kernel).context("localhost cannot reach the container"),
+    match localhost(conf, container) {
+        Some(address) => {
+            kernel.nft()?.commit(layout::plan_martians)?;
+            open_localhost(address, kernel).context("localhost cannot reach the container")
+        }
         None => Ok(()),
     }
+}
+
+/// The container's address that connections from 127.0.0.1 can be led to, if any.
+fn localhost(conf: &Conf, container: &[IpNet]) -> Option<IpAddr> {
+    let address = container.iter().find(|net| net.addr().is_ipv4())?.addr();
+    (conf.snat && !Record::all(&conf.mappings, address).is_empty()).then_some(address)
 }
 
 /// Lets frames leave through the bridge port of the container that they came in by (`hairpin`) where the kernel
@@ -177,13 +214,18 @@ fn let_frames_back(prev: &CniResult, container: &[IpNet], kernel: &mut Kernel) -
     Ok(())
 }
 
-/// Removes what ADD made for the attachment. Nothing there is success.
-fn remove(of: &Attachment, kernel: &mut Kernel) -> Result<()> {
+/// Removes what ADD of any backend, or the Go plugin, made for the attachment. Nothing there is success.
+///
+/// `known` are addresses of the container, as far as the caller knows: only the Go plugin's nftables rules need them.
+fn remove(of: &Attachment, known: &[IpAddr], kernel: &mut Kernel) -> Result<()> {
     let Some(nft) = kernel.nft_if_there()? else { return Ok(()) };
-    let records = maps::records(nft, of)?;
+    let mut records = maps::records(nft, of)?;
+    records.extend(iptables::records(nft, of)?);
     let chains = RefCell::default();
     let ours = |nft: &mut nft::Socket| maps::plan_del(nft, of, &mut chains.borrow_mut());
-    masquerade::commit_all(nft, &[&ours])?;
+    let iptables = |nft: &mut nft::Socket| iptables::plan_del(nft, of);
+    let upstream = |nft: &mut nft::Socket| upstream::plan_del(nft, of, known);
+    masquerade::commit_all(nft, &[&ours, &iptables, &upstream])?;
     nft.commit(|nft| plan_unused(nft, &chains.borrow()))?;
     // As in `add`.
     let _ = flows::forget_led(&records);

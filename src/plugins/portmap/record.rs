@@ -1,12 +1,13 @@
 //! A mapping in full, for one family: from where to where.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::conf::Mapping;
 use crate::kernel::nft::Family;
 
 /// A port of the host, and where it leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Record {
     /// `IPPROTO_*`
     pub protocol: u8,
@@ -24,6 +25,7 @@ impl Record {
     /// What the mappings are for one address of the container, each once.
     pub fn all(mappings: &[Mapping], container_ip: IpAddr) -> Vec<Record> {
         let mut all: Vec<Record> = Vec::new();
+        let mut seen = HashSet::new();
         for mapping in mappings {
             let Some(host_ip) = mapping.host_ip_of(Family::of(container_ip)) else { continue };
             let record = Record {
@@ -33,7 +35,7 @@ impl Record {
                 container_ip,
                 container_port: mapping.container_port,
             };
-            if !all.contains(&record) {
+            if seen.insert(record) {
                 all.push(record);
             }
         }
