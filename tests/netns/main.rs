@@ -37,6 +37,7 @@ mod sbr;
 mod show;
 mod sublinks;
 mod tap;
+mod tc_redirect_tap;
 mod teardown;
 mod tuning;
 mod upgrade;

@@ -14,10 +14,11 @@ use crate::runtime::{NetworkList, Runtime, plugin_type};
 
 /// Plugins that write files: their type, where they write unless told otherwise, and whether each network has a folder
 /// there. The key that tells is `dataDir`.
-const WRITERS: [(&str, &str, bool); 3] = [
+const WRITERS: [(&str, &str, bool); 4] = [
     ("host-local", "/var/lib/cni/networks", true),
     ("tuning", "/run/cni/tuning", false),
     ("flannel", "/var/lib/cni/flannel", false),
+    ("host-device", "/run/cni/host-device", false),
 ];
 
 /// A directory and the copy that is written to in its place.
