@@ -24,6 +24,7 @@ CNI_ALL_PLUGINS := \
 	sbr \
 	static \
 	tap \
+	tc-redirect-tap \
 	tuning \
 	vlan \
 	vrf
