@@ -10,6 +10,7 @@
 CNI_ALL_PLUGINS := \
 	bandwidth \
 	bridge \
+	dhcp \
 	dummy \
 	firewall \
 	flannel \
@@ -23,8 +24,10 @@ CNI_ALL_PLUGINS := \
 	sbr \
 	static \
 	tap \
+	tc-redirect-tap \
 	tuning \
-	vlan
+	vlan \
+	vrf
 
 CNI_ALL ?= target/release/cni-all
 DESTDIR ?=

@@ -10,6 +10,7 @@ pub mod mac;
 pub mod masquerade;
 pub mod mtu;
 pub mod owner;
+pub mod redirect;
 pub mod spoofcheck;
 pub mod state;
 pub mod sublink;

@@ -17,6 +17,7 @@ mod ptp;
 mod sbr;
 mod static_ipam;
 mod tap;
+mod tc_redirect_tap;
 mod tuning;
 mod vlan;
 mod vrf;
@@ -151,6 +152,7 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &sbr::Sbr,
     &static_ipam::Static,
     &tap::Tap,
+    &tc_redirect_tap::TcRedirectTap,
     &tuning::Tuning,
     &vlan::Vlan,
     &vrf::Vrf,

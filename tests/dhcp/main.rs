@@ -4,6 +4,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod crash;
 mod daemon;
 mod dnsmasq;
+mod hostile;
+mod ipv6;
+mod links;
+mod renewal;
+mod scripted;
+mod servers;
+
 mod site;

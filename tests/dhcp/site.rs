@@ -46,6 +46,8 @@ impl Site {
     /// No server, no daemon.
     pub fn new() -> Site {
         let node = Node::new();
+        // Servers want a link-local address at once.
+        node.set_sysctl("net/ipv6/conf/default/accept_dad", "0");
         node.ip(&["link add cni0 type bridge", "link set cni0 up", "addr add 10.7.0.1/24 dev cni0"]);
         // A bridge without ports has no carrier, and servers look for one.
         node.ip(&[
@@ -76,6 +78,11 @@ impl Site {
         let mut command = self.node.command(line);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.servers.lock().unwrap().push(Process(command.spawn().unwrap()));
+    }
+
+    /// Ends the servers, by SIGKILL.
+    pub fn stop_servers(&self) {
+        self.servers.lock().unwrap().iter_mut().for_each(Process::kill);
     }
 
     /// What the servers said.

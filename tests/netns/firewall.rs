@@ -333,3 +333,38 @@ fn status_is_healthy_and_changes_nothing() {
     node.call("firewall").command("STATUS").config(&config(json!({}))).silent();
     assert_eq!(node.nft(), "");
 }
+
+#[test]
+fn a_bus_without_firewalld_and_no_bus_mean_rules() {
+    require_netns!();
+    let node = Node::new();
+    let container = node.container();
+    let chained = Chained::new(
+        &node,
+        &container,
+        &dual_stack_config(&node),
+        &with(config(json!({})), json!({"backend": ""})),
+    );
+    assert!(listed(&node).iter().any(|line| line.contains("10.1.0.2/32")));
+    chained.firewall.check();
+    chained.firewall.del();
+    let explicit = with(chained.firewall.config.clone(), json!({"backend": "firewalld"}));
+    let before = node.snapshot();
+    node.request("ADD", &container, "eth0", &explicit).fails(999).names(&["/nonexistent/bus"]);
+    assert_same(&before, &node.snapshot());
+}
+
+#[test]
+fn a_bus_that_never_answers_means_rules_after_a_while() {
+    require_netns!();
+    let node = Node::new();
+    let container = node.container();
+    let attached = node.attach(&container, "eth0", &dual_stack_config(&node));
+    let socket = node.workdir().root().join("dumb");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let config =
+        with(with(config(json!({})), json!({"backend": ""})), json!({"prevResult": attached.result}));
+    let call = node.request("ADD", &container, "eth0", &config);
+    call.env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}", socket.display())).ok();
+    assert!(listed(&node).iter().any(|line| line.contains("10.1.0.2/32")));
+}

@@ -236,7 +236,7 @@ fn nomads_list_lets_mapped_ports_in_where_forward_drops() {
     }
     let rules = node.run("iptables-nft -S");
     assert!(
-        rules.contains("-A NOMAD-ADMIN -o nomad -d 10.1.0.0/24 -j ACCEPT") && !rules.contains("10.1.0.2"),
+        rules.contains("-A NOMAD-ADMIN -d 10.1.0.0/24 -o nomad -j ACCEPT") && !rules.contains("10.1.0.2"),
         "{rules}"
     );
 }

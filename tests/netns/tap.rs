@@ -35,7 +35,7 @@ fn tun(container: &Container, name: &str) -> Value {
 }
 
 /// Attaches to a tap as a virtual machine monitor does: the descriptor that frames come from.
-fn monitor(container: &Container, name: &str) -> File {
+pub fn monitor(container: &Container, name: &str) -> File {
     let name = name.to_owned();
     container.enter(move || {
         let device = File::options().read(true).write(true).open("/dev/net/tun").unwrap();

@@ -50,7 +50,7 @@ pub static VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "
 /// The versions that a plugin speaks: chained plugins need results that name interfaces.
 pub fn versions_of(plugin: &str) -> &'static [&'static str] {
     match plugin {
-        "bandwidth" => &VERSIONS[2..],
+        "bandwidth" | "tc-redirect-tap" => &VERSIONS[2..],
         "vrf" => &VERSIONS[3..],
         _ => &VERSIONS,
     }

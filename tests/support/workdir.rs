@@ -29,6 +29,7 @@ pub const PLUGINS: &[&str] = &[
     "sbr",
     "static",
     "tap",
+    "tc-redirect-tap",
     "tuning",
     "vlan",
     "vrf",

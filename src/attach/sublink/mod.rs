@@ -12,13 +12,14 @@ use ipnet::IpNet;
 use self::conf::Conf;
 use super::container::{Container, Ipv6, wait_usable};
 use super::mtu::Mtu;
+use super::owner::alias;
 use super::undo::{Undo, or_take_back};
 use super::verify::{self, difference};
 use super::{Attachment, address, ipam};
 use crate::cni::{CniResult, Code, Error, Interface, Request, Result};
 use crate::kernel::Kernel;
 use crate::kernel::netns::Netns;
-use crate::kernel::rtnl::{Link, Mac, Step, SubKind, has_kind};
+use crate::kernel::rtnl::{Change, Link, Mac, SetLink, Step, SubKind, has_kind};
 
 /// Number of the container's interface in the result: the only one.
 const CONTAINER: i64 = 0;
@@ -102,17 +103,9 @@ fn attach<'a>(
     kernel: &mut Kernel,
     undo: &mut Undo<'a>,
 ) -> Result<CniResult> {
-    let mut result = match &spec.addresses {
-        Addresses::Ipam(plugin) => {
-            let result = ipam::add(plugin, req, kernel)?;
-            undo.push(move |kernel| ipam::del(plugin, req, kernel));
-            result
-        }
-        Addresses::Given(prev) => prev.clone(),
-        Addresses::None => CniResult::default(),
-    };
-    result.ips.iter_mut().for_each(|ip| ip.interface = Some(CONTAINER));
-    let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
+    let over_link = spec.ipam().is_some_and(ipam::needs_link);
+    let mut result = if over_link { CniResult::default() } else { assign(req, spec, kernel, undo)? };
+    let mut addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
 
     let wanted = link::Wanted {
         attachment: Attachment::of(req),
@@ -125,6 +118,12 @@ fn attach<'a>(
     };
     let made = link::make(kernel, container, &wanted)?;
     undo.push(move |kernel| link::remove(kernel, req, spec.kind.name()));
+    if over_link {
+        result = assign(req, spec, kernel, undo)?;
+        addresses = result.ips.iter().map(|ip| ip.address).collect();
+        let alias = Some(alias(&Attachment::of(req), &addresses));
+        container.rtnl.apply(&[Change::SetLink(SetLink { alias, ..SetLink::of(made.dev()) })])?;
+    }
 
     let has_v6 = addresses.iter().any(|net| net.addr().is_ipv6());
     let watch = container.prepare(if has_v6 { Ipv6::NoDad } else { Ipv6::None }, &req.ifname)?;
@@ -164,6 +163,26 @@ fn attach<'a>(
     Ok(result)
 }
 
+/// Addresses of the container's interface: the IPAM plugin's, or those that an earlier plugin has got.
+fn assign<'a>(
+    req: &'a Request,
+    spec: &'a Spec,
+    kernel: &mut Kernel,
+    undo: &mut Undo<'a>,
+) -> Result<CniResult> {
+    let mut result = match &spec.addresses {
+        Addresses::Ipam(plugin) => {
+            let result = ipam::add(plugin, req, kernel)?;
+            undo.push(move |kernel| ipam::del(plugin, req, kernel));
+            result
+        }
+        Addresses::Given(prev) => prev.clone(),
+        Addresses::None => CniResult::default(),
+    };
+    result.ips.iter_mut().for_each(|ip| ip.interface = Some(CONTAINER));
+    Ok(result)
+}
+
 /// DEL: the host's way to the container, the link, then the addresses, so that none is handed out again while a link still
 /// answers for it. Neither the master nor a configuration that is still right is needed.
 ///
@@ -171,11 +190,16 @@ fn attach<'a>(
 /// All failures together; every step was tried.
 pub fn del(req: &Request, kind: &str, kernel: &mut Kernel) -> Result<()> {
     let mut errors = Vec::new();
+    let plugin = req.config.ipam();
+    let over_link = matches!(&plugin, Ok(Some(plugin)) if ipam::needs_link(plugin));
+    if let (Ok(Some(plugin)), true) = (&plugin, over_link) {
+        errors.extend(ipam::del(plugin, req, kernel).err());
+    }
     errors.extend(shim::leave(kernel, &Attachment::of(req)).err());
     errors.extend(link::remove(kernel, req, kind).err());
-    match req.config.ipam() {
-        Ok(Some(plugin)) => errors.extend(ipam::del(&plugin, req, kernel).err()),
-        Ok(None) => {}
+    match plugin {
+        Ok(Some(plugin)) if !over_link => errors.extend(ipam::del(&plugin, req, kernel).err()),
+        Ok(_) => {}
         Err(e) => errors.push(e),
     }
     Error::all(errors).map_or(Ok(()), Err)

@@ -271,6 +271,11 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
 }
 
+/// [`super::Rule::tag`] in a rule's user data.
+pub(super) fn tag(user_data_of_rule: &[u8]) -> Option<String> {
+    user_data(user_data_of_rule, UDATA_TAG)
+}
+
 /// The string of one type in user data: type, length (with the final zero), bytes, and so on.
 fn user_data(mut bytes: &[u8], wanted: u8) -> Option<String> {
     while let [ty, length, rest @ ..] = bytes {

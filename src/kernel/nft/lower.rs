@@ -29,7 +29,7 @@ pub(super) const NFTA_CHAIN_NAME: u16 = 3;
 /// `NFTA_RULE_COMPAT`: says that the rule has xtables expressions, for which protocol.
 const NFTA_RULE_COMPAT: u16 = 5;
 /// `NFTA_RULE_USERDATA`
-const NFTA_RULE_USERDATA: u16 = 7;
+pub(super) const NFTA_RULE_USERDATA: u16 = 7;
 /// `NFTA_SET_USERDATA`
 const NFTA_SET_USERDATA: u16 = 13;
 /// Longest user data of a rule (`NFT_USERDATA_MAXLEN`).

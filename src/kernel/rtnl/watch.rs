@@ -147,20 +147,21 @@ impl AddressWatch {
 /// A subscribed socket.
 struct Watch {
     socket: Socket,
-    receive: Box<[u8]>,
 }
 
 impl Watch {
     fn open(group: u32) -> Result<Watch> {
-        Ok(Watch { socket: Socket::subscribe(group)?, receive: vec![0; RECEIVE].into_boxed_slice() })
+        Ok(Watch { socket: Socket::subscribe(group)? })
     }
 
     /// Hands type and payload of each queued notification to `pick` until it returns something; `None` stands for lost
     /// ones.
     fn drain<T>(&mut self, mut pick: impl FnMut(Option<(u16, &[u8])>) -> Option<T>) -> Result<Option<T>> {
+        // Not kept: a daemon has a thousand watches, and reads one at a time.
+        let mut receive = vec![0; RECEIVE];
         loop {
-            let picked = match self.socket.receive(&mut self.receive, Msg::DONTWAIT) {
-                Ok(length) => Messages(&self.receive[..length]).find_map(|m| pick(Some((m.kind, m.payload)))),
+            let picked = match self.socket.receive(&mut receive, Msg::DONTWAIT) {
+                Ok(length) => Messages(&receive[..length]).find_map(|m| pick(Some((m.kind, m.payload)))),
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(Errno::ENOBUFS | Errno::EMSGSIZE) => pick(None),
                 Err(errno) => return Err(Error::system("receive rtnetlink notifications", errno)),

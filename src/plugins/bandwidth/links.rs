@@ -6,11 +6,11 @@ use sha2::{Digest, Sha512};
 use crate::attach::Attachment;
 use crate::attach::container::Container;
 use crate::attach::owner::Owner;
-use crate::attach::veth;
+use crate::attach::{redirect, veth};
 use crate::cni::{CniResult, Error, Request, Result, ResultExt, ValidAttachment};
 use crate::kernel::Kernel;
 use crate::kernel::detach::remove_links;
-use crate::kernel::rtnl::tc::{Filter, Qdisc, QdiscKind, TcChange, TcHandle, is_no_qdisc};
+use crate::kernel::rtnl::tc::{TcChange, TcHandle, is_no_qdisc};
 use crate::kernel::rtnl::{Change, Dev, Handle, Link, Step};
 
 use super::shape;
@@ -100,38 +100,6 @@ pub fn ifbs(host: &mut Handle, of: &Attachment<'_>) -> Result<Vec<Link>> {
     Ok(links.into_iter().flatten().filter(may_be).collect())
 }
 
-/// Where filters on what arrives at a link belong, and the change that makes that place if it is not there.
-///
-/// # Errors
-/// The kernel cannot be asked.
-pub fn arriving(host: &mut Handle, end: &Link) -> Result<(TcHandle, Option<Change>)> {
-    Ok(match host.qdisc(end.index, TcHandle::INGRESS)? {
-        Some(qdisc) => (place(&qdisc), None),
-        None => {
-            let add = TcChange::AddQdisc {
-                dev: end.dev(),
-                parent: TcHandle::INGRESS,
-                handle: TcHandle::ARRIVING,
-                kind: QdiscKind::Ingress,
-            };
-            (TcHandle::ARRIVING, Some(Change::Tc(add)))
-        }
-    })
-}
-
-fn place(qdisc: &Qdisc) -> TcHandle {
-    if qdisc.kind == "clsact" { TcHandle::CLSACT_ARRIVING } else { TcHandle::ARRIVING }
-}
-
-/// The indexes of the links that what arrives at a link is redirected to.
-///
-/// # Errors
-/// The kernel cannot be asked.
-pub fn targets(host: &mut Handle, end: &Link) -> Result<Vec<u32>> {
-    let Some(qdisc) = host.qdisc(end.index, TcHandle::INGRESS)? else { return Ok(Vec::new()) };
-    Ok(host.filters(end.index, place(&qdisc))?.iter().filter_map(|filter| filter.redirect).collect())
-}
-
 /// Takes all limits of an attachment away: from the ends that are there, then the `ifb`.
 ///
 /// # Errors
@@ -167,40 +135,17 @@ fn remove_all(kernel: &mut Kernel, links: &[Link]) -> Result<()> {
     outcomes.into_iter().try_for_each(|outcome| outcome.unless_gone().map(drop))
 }
 
-/// Takes the limits off a host's end; the indexes of the links that what arrives was redirected to. Filters of others
-/// stay, and with them the qdisc that they are at.
+/// Takes the limits off a host's end; the indexes of the links that what arrives was redirected to.
 fn release(host: &mut Handle, end: &Link, ifbs: &[Link]) -> Result<Vec<u32>> {
-    let mut changes = Vec::new();
-    let dev = end.dev();
-    let del = |parent| Change::Tc(TcChange::DelQdisc { dev: dev.clone(), parent });
     if host.qdisc(end.index, TcHandle::ROOT)?.is_some_and(|qdisc| shape::is_ours(&qdisc)) {
-        changes.push(del(TcHandle::ROOT));
-    }
-    let mut redirected = Vec::new();
-    if let Some(qdisc) = host.qdisc(end.index, TcHandle::INGRESS)? {
-        // A redirection to a link that is gone says 0.
-        let to = |filter: &Filter| {
-            filter.redirect.filter(|index| *index == 0 || ifbs.iter().any(|ifb| ifb.index == *index))
-        };
-        let filters = host.filters(end.index, place(&qdisc))?;
-        let (ours, others): (Vec<Filter>, Vec<Filter>) = filters.into_iter().partition(|f| to(f).is_some());
-        redirected.extend(ours.iter().filter_map(to));
-        if others.is_empty() && qdisc.kind == "ingress" {
-            changes.push(del(TcHandle::INGRESS));
-        } else {
-            let same = |a: &Filter, b: &Filter| (a.priority, a.protocol) == (b.priority, b.protocol);
-            changes.extend(ours.into_iter().map(|filter| {
-                // With the last one its table goes too.
-                let alone = !others.iter().any(|other| same(other, &filter));
-                let handle = if alone { TcHandle(0) } else { filter.handle };
-                Change::Tc(TcChange::DelFilter { dev: dev.clone(), filter: Filter { handle, ..filter } })
-            }));
+        let del = Change::Tc(TcChange::DelQdisc { dev: end.dev(), parent: TcHandle::ROOT });
+        match host.apply(&[del]) {
+            Err(e) if !is_no_qdisc(&e) => return Err(e),
+            _ => {}
         }
     }
-    match host.apply(&changes) {
-        Err(e) if !is_no_qdisc(&e) => Err(e),
-        _ => Ok(redirected),
-    }
+    let indexes: Vec<u32> = ifbs.iter().map(|ifb| ifb.index).collect();
+    redirect::stop(host, end, &indexes)
 }
 
 /// Removes the `ifb` links of a network that belong to no valid attachment.

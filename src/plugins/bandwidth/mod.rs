@@ -11,15 +11,15 @@ use self::conf::Limits;
 use self::shape::Remote;
 use super::keys::{Key, Shape, key};
 use super::{Kind, Plugin};
-use crate::attach::Attachment;
 use crate::attach::container::Container;
 use crate::attach::owner::alias;
 use crate::attach::undo::{Undo, or_take_back};
 use crate::attach::verify::{self, difference};
+use crate::attach::{Attachment, redirect};
 use crate::cni::{CniResult, Code, Error, Interface, Request, Result, ResultExt, Version};
 use crate::kernel::Kernel;
 use crate::kernel::netns::Netns;
-use crate::kernel::rtnl::tc::{AddIfb, QdiscKind, TcChange, TcHandle};
+use crate::kernel::rtnl::tc::AddIfb;
 use crate::kernel::rtnl::{Change, Dev, Handle, Link, SetLink, Step};
 
 /// Packets that wait in a class without limit: the length that links have by default.
@@ -158,9 +158,7 @@ fn set<'a>(
         changes.extend(shape::limit(&link.dev(), limit, &limits.subnets, Remote::Destination));
         let named = SetLink { up: Some(true), alias: Some(alias(&of, &[])), ..SetLink::of(link.dev()) };
         changes.push(Change::SetLink(named));
-        let (at, new) = links::arriving(rtnl, end)?;
-        changes.extend(new);
-        changes.push(shape::redirect(&end.dev(), at, &link.dev()));
+        changes.extend(redirect::all(rtnl, end, &link.dev(), 1, Some(shape::UNSHAPED))?);
         ifb = Some(link);
     }
     rtnl.apply(&changes).map_err(lacking)?;
@@ -203,7 +201,7 @@ fn check(req: &Request, limits: &Limits, end: &Link, rtnl: &mut Handle) -> Resul
         shape::check(rtnl, end, limit, &limits.subnets, Remote::Source).context("ingress")?;
     }
     let Some(limit) = limits.egress else { return Ok(()) };
-    let targets = links::targets(rtnl, end)?;
+    let targets = redirect::targets(rtnl, end)?;
     let candidates = links::ifbs(rtnl, &Attachment::of(req))?;
     let Some(ifb) = candidates.iter().find(|ifb| targets.contains(&ifb.index)) else {
         let names: Vec<&str> = candidates.iter().map(|ifb| ifb.name.as_str()).collect();
@@ -228,12 +226,6 @@ fn probe(limits: &Limits) -> Result<()> {
     let link = add_ifb(&mut rtnl, &["probe0".to_owned()], 1500, 0)?;
     let dev = link.dev();
     let mut changes = shape::limit(&dev, some, &limits.subnets, Remote::Source);
-    changes.push(Change::Tc(TcChange::AddQdisc {
-        dev: dev.clone(),
-        parent: TcHandle::INGRESS,
-        handle: TcHandle::ARRIVING,
-        kind: QdiscKind::Ingress,
-    }));
-    changes.push(shape::redirect(&dev, TcHandle::ARRIVING, &dev));
+    changes.extend(redirect::all(&mut rtnl, &link, &dev, 1, Some(shape::UNSHAPED))?);
     rtnl.apply(&changes)
 }

@@ -9,16 +9,17 @@ use super::conf::{Limit, Subnets};
 use crate::attach::verify::difference;
 use crate::cni::Result;
 use crate::kernel::rtnl::tc::{
-    AddFilter, Class, ETH_P_ALL, ETH_P_IP, ETH_P_IPV6, Filter, Qdisc, QdiscKind, ShownBucket, TcChange,
-    TcHandle, TokenBucket, U32Key, ticks,
+    AddFilter, Class, ETH_P_IP, ETH_P_IPV6, Filter, Qdisc, QdiscKind, ShownBucket, TcChange, TcHandle,
+    TokenBucket, U32Key, ticks,
 };
 use crate::kernel::rtnl::{Change, Dev, Handle, Link};
 
 /// The root queue, `1:` as the Go plugin has it.
 pub const ROOT: TcHandle = TcHandle::new(1, 0);
-/// The class of what is limited, and that of what is not (the Go plugin 1.5's numbers).
+/// The class of what is limited (the Go plugin 1.5's number).
 const SHAPED: TcHandle = TcHandle::new(1, 0x30);
-const UNSHAPED: TcHandle = TcHandle::new(1, 1);
+/// That of what is not; also the `flowid` of the redirection, where it means nothing.
+pub const UNSHAPED: TcHandle = TcHandle::new(1, 1);
 /// Bytes per second that no link reaches.
 const UNLIMITED: u64 = 100_000_000_000;
 /// What passes at once without limit; also the largest share of a class at a turn.
@@ -102,19 +103,6 @@ fn keys(net: IpNet, remote: Remote) -> Vec<U32Key> {
         .map(|((value, mask), offset)| U32Key { value: word(value), mask: word(mask), offset })
         .filter(|key| key.mask != 0)
         .collect()
-}
-
-/// Sends all that arrives at `dev` to `ifb`; `at` is the qdisc there for what arrives.
-pub fn redirect(dev: &Dev, at: TcHandle, ifb: &Dev) -> Change {
-    Change::Tc(TcChange::AddFilter(AddFilter {
-        dev: dev.clone(),
-        parent: at,
-        priority: 1,
-        protocol: ETH_P_ALL,
-        keys: Vec::new(),
-        class: Some(UNSHAPED),
-        redirect: Some(ifb.clone()),
-    }))
 }
 
 /// Whether a root queue is one that this plugin, or the Go plugin, makes.

@@ -1,7 +1,7 @@
 //! dhcp: addresses from DHCP and router advertisements (reference: ipam-and-meta.md 4).
 //!
 //! The plugin is a short-lived process that asks a long-lived one, `dhcp daemon`, which keeps the leases alive. The clients
-//! are pure state machines (`v4/machine.rs`, `v6/machine.rs`); `daemon/` gives them sockets, time and files.
+//! are pure state machines (`v4/machine.rs`, `v6/machine.rs`, `v6/slaac.rs`); `daemon/` gives them sockets, time and files.
 
 mod clock;
 pub mod command;
@@ -15,14 +15,22 @@ mod outcome;
 mod packet_socket;
 mod rpc;
 mod v4;
+mod v6;
 mod wanted;
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use self::conf::Conf;
+use self::daemon::Record;
 use self::rpc::Op;
 use super::keys::Key;
 use super::{Kind, Plugin};
 use crate::cni::{CniResult, Code, Error, Request, Result};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, dry_run};
+
+/// How long a daemon may take between holding its leases and listening, when it starts and when it ends.
+const TURNOVER: Duration = Duration::from_secs(2);
 
 /// The plugin.
 pub struct Dhcp;
@@ -59,17 +67,18 @@ impl Plugin for Dhcp {
     fn add(&self, req: &Request, _: &mut Kernel) -> Result<CniResult> {
         let conf = Conf::read(req)?;
         CniResult::fits(true, req.config.version)?;
+        if dry_run::is_on() {
+            let msg = "a dry run asks no DHCP server, so the address and what follows from it are not known";
+            return Err(Error::new(Code::UNSUPPORTED_FIELD, msg));
+        }
         let daemon = rpc::connect_or_start(&conf.socket, conf.daemon)?;
         rpc::call(daemon, &conf.socket, Op::Add(Box::new(conf.wanted)))?.result()
     }
 
     /// Without a daemon nothing is renewed; what an earlier one has left behind is released here.
     fn del(&self, req: &Request, _: &mut Kernel) -> Result<()> {
-        let (socket, key) = (Conf::socket(req), conf::owner(req));
-        match rpc::connect(&socket)? {
-            Some(daemon) => rpc::call(daemon, &socket, Op::Del(key)).map(drop),
-            None => daemon::release_without(&socket, &|record| record.wanted.key == key),
-        }
+        let key = conf::owner(req);
+        release(&Conf::socket(req), Op::Del(key.clone()), &|record| record.wanted.key == key)
     }
 
     fn check(&self, req: &Request, _: &mut Kernel) -> Result<()> {
@@ -95,10 +104,8 @@ impl Plugin for Dhcp {
         let socket = Conf::socket(req);
         let valid: Vec<(String, String)> = valid.into_iter().map(|v| (v.container_id, v.ifname)).collect();
         let network = req.config.name.clone();
-        match rpc::connect(&socket)? {
-            Some(daemon) => rpc::call(daemon, &socket, Op::Gc { network, valid }).map(drop),
-            None => daemon::release_without(&socket, &|record| record.wanted.key.is_stale(&network, &valid)),
-        }
+        let op = Op::Gc { network: network.clone(), valid: valid.clone() };
+        release(&socket, op, &|record| record.wanted.key.is_stale(&network, &valid))
     }
 
     fn status(&self, req: &Request, _: &mut Kernel) -> Result<()> {
@@ -116,5 +123,35 @@ impl Plugin for Dhcp {
 
     fn command(&self) -> Option<super::OwnCommand> {
         Some(command::run)
+    }
+}
+
+/// Lets the daemon release something, or does it for a daemon that is not there (any more). One that is just coming or
+/// going is waited for.
+fn release(socket: &Path, op: Op, wanted: &dyn Fn(&Record) -> bool) -> Result<()> {
+    if dry_run::is_on() {
+        match &op {
+            Op::Del(key) => {
+                dry_run::note(format_args!("CNI_COMMAND=DEL dhcp  # release the lease of {}", key.container))
+            }
+            _ => dry_run::note(format_args!("CNI_COMMAND=GC dhcp  # release what is not valid any more")),
+        }
+        return Ok(());
+    }
+    let deadline = Instant::now() + TURNOVER;
+    loop {
+        let answered = rpc::connect(socket)?.map(|daemon| rpc::call(daemon, socket, op.clone()).map(drop));
+        let outcome = match answered {
+            Some(Err(e)) if e.code() == Code::TRY_AGAIN => Err(e),
+            Some(outcome) => return outcome,
+            None => match daemon::release_without(socket, wanted) {
+                Err(e) if e.code() == Code::TRY_AGAIN => Err(e),
+                outcome => return outcome,
+            },
+        };
+        if Instant::now() >= deadline {
+            return outcome;
+        }
+        std::thread::sleep(TURNOVER / 100);
     }
 }

@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::v4::lease::Lease;
 use super::v4::packet::code;
+use super::v6;
+use super::v6::slaac::Slaac;
 use crate::attach::address;
 use crate::cni::{CniResult, IpConfig, Result, Route};
 use crate::kernel::rtnl::{AddAddress, Change, Dev, RouteSpec, SetLink};
@@ -54,6 +56,44 @@ impl Outcome {
         self.mtu = options.u16(code::MTU).filter(|mtu| *mtu >= LEAST_MTU).map(u32::from);
     }
 
+    /// Adds what routers tell (`addresses`: also the addresses made from it) and what a DHCPv6 lease gives.
+    pub fn add_v6(&mut self, lease: Option<&v6::lease::Lease>, slaac: Option<&Slaac>, addresses: bool) {
+        let gateway = slaac.and_then(Slaac::gateway).map(IpAddr::V6);
+        let mut add = |net: Ipv6Net| {
+            self.result.ips.push(IpConfig { address: IpNet::V6(net), gateway, interface: None });
+        };
+        for address in lease.map(|l| l.addresses.as_slice()).unwrap_or_default() {
+            // A server does not say what is on the link (RFC 5942), routers do.
+            Ipv6Net::new(*address, 128).into_iter().for_each(&mut add);
+        }
+        if let Some(slaac) = slaac.filter(|_| addresses) {
+            slaac.addresses().into_iter().for_each(&mut add);
+        }
+        let own: Vec<IpNet> = self.result.ips.iter().map(|ip| ip.address.trunc()).collect();
+        let on_link =
+            slaac.into_iter().flat_map(Slaac::on_link).map(IpNet::V6).filter(|net| !own.contains(net));
+        let on_link = on_link.map(|net| Route { scope: Some(SCOPE_LINK), ..Route::new(net, None) });
+        self.result.routes.extend(on_link);
+        let routes = &mut self.result.routes;
+        let told = slaac.into_iter().flat_map(Slaac::routes);
+        routes.extend(told.map(|(net, router)| Route::new(IpNet::V6(net), Some(router.into()))));
+        routes.extend(gateway.map(|gw| Route::new(address::default_destination(false), Some(gw))));
+        let dns = &mut self.result.dns;
+        let servers = lease.map(|l| l.dns.as_slice()).unwrap_or_default().iter().copied();
+        for server in servers.chain(slaac.into_iter().flat_map(Slaac::dns)).map(|ip| ip.to_string()) {
+            if !dns.nameservers.contains(&server) {
+                dns.nameservers.push(server);
+            }
+        }
+        let names = lease.map(|l| l.search.as_slice()).unwrap_or_default().iter().map(String::as_str);
+        for name in names.chain(slaac.into_iter().flat_map(Slaac::search)) {
+            if !dns.search.iter().any(|known| known == name) {
+                dns.search.push(name.to_owned());
+            }
+        }
+        self.mtu = self.mtu.into_iter().chain(slaac.and_then(Slaac::mtu)).min();
+    }
+
     /// Gives every route a metric, unless 0.
     pub fn set_priority(&mut self, priority: u32) {
         if priority != 0 {
@@ -61,8 +101,7 @@ impl Outcome {
         }
     }
 
-    /// What has to change on `dev` to get from `before` to this; empty when nothing does. What is new comes first, so that
-    /// connections that can go on do.
+    /// What has to change on `dev` to get from `before` to this; empty when nothing does.
     ///
     /// # Errors
     /// A route that cannot be.
@@ -71,11 +110,12 @@ impl Outcome {
         let mut changes = Vec::new();
         let gone = |r: &&RouteSpec| !new.1.contains(r);
         changes.extend(old.1.iter().filter(gone).map(|route| Change::DelRoute(route.clone())));
-        for net in new.0.iter().filter(|net| !old.0.contains(net)) {
-            changes.push(Change::AddAddress(AddAddress { dev: dev.clone(), net: *net, nodad: true }));
-        }
+        // First: a second address of one network goes away together with the first.
         for net in old.0.iter().filter(|net| !new.0.contains(net)) {
             changes.push(Change::DelAddress { dev: dev.clone(), net: *net });
+        }
+        for net in new.0.iter().filter(|net| !old.0.contains(net)) {
+            changes.push(Change::AddAddress(AddAddress { dev: dev.clone(), net: *net, nodad: true }));
         }
         if let (Some(mtu), true) = (self.mtu, self.mtu != before.mtu) {
             changes.push(Change::SetLink(SetLink { mtu: Some(mtu), ..SetLink::of(dev.clone()) }));
@@ -92,5 +132,61 @@ impl Outcome {
         let mut result = self.result.clone();
         result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
         Ok((result.ips.iter().map(|ip| ip.address).collect(), address::routes(dev, &result)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(address: &str, gateway: Option<&str>, mtu: Option<u32>) -> Outcome {
+        let mut outcome = Outcome { mtu, ..Outcome::default() };
+        let gateway = gateway.map(|gw| gw.parse().unwrap());
+        outcome.result.ips.push(IpConfig { address: address.parse().unwrap(), gateway, interface: None });
+        outcome
+            .result
+            .routes
+            .extend(gateway.map(|gw| Route::new(address::default_destination(true), Some(gw))));
+        outcome
+    }
+
+    fn printed(before: &Outcome, after: &Outcome) -> Vec<String> {
+        let dev = Dev { index: 7, name: "eth0".into() };
+        after.changes(before, &dev).unwrap().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_new_address_takes_the_place_of_the_old_one_with_all_routes() {
+        let (before, after) = (
+            outcome("10.0.0.5/24", Some("10.0.0.1"), None),
+            outcome("10.0.0.6/24", Some("10.0.0.1"), Some(1400)),
+        );
+        assert_eq!(
+            printed(&before, &after),
+            [
+                "ip addr del 10.0.0.5/24 dev eth0",
+                "ip addr add 10.0.0.6/24 dev eth0",
+                "ip link set dev eth0 mtu 1400",
+                "ip route add default via 10.0.0.1 dev eth0",
+            ]
+        );
+        assert!(printed(&after, &after).is_empty());
+    }
+
+    #[test]
+    fn routes_alone_change_without_a_gap_in_the_address() {
+        let (before, after) =
+            (outcome("10.0.0.5/24", Some("10.0.0.1"), None), outcome("10.0.0.5/24", None, None));
+        assert_eq!(printed(&before, &after), ["ip route del default via 10.0.0.1 dev eth0"]);
+        assert_eq!(printed(&after, &before), ["ip route add default via 10.0.0.1 dev eth0"]);
+    }
+
+    #[test]
+    fn a_lost_lease_leaves_an_empty_interface() {
+        let before = outcome("10.0.0.5/24", Some("10.0.0.1"), None);
+        assert_eq!(
+            printed(&before, &Outcome::default()),
+            ["ip route del default via 10.0.0.1 dev eth0", "ip addr del 10.0.0.5/24 dev eth0"]
+        );
     }
 }

@@ -29,6 +29,8 @@ pub enum Protocol {
     Arp,
     /// IPv6 packets, neighbour solicitations and advertisements only.
     Neighbours,
+    /// IPv6 packets, router advertisements only.
+    Routers,
 }
 
 impl Protocol {
@@ -36,7 +38,7 @@ impl Protocol {
         match self {
             Protocol::Dhcp => libc::ETH_P_IP as u16,
             Protocol::Arp => libc::ETH_P_ARP as u16,
-            Protocol::Neighbours => libc::ETH_P_IPV6 as u16,
+            Protocol::Neighbours | Protocol::Routers => libc::ETH_P_IPV6 as u16,
         }
     }
 
@@ -47,6 +49,18 @@ impl Protocol {
             (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, libc::BPF_LD | libc::BPF_H | libc::BPF_ABS);
         let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
         let end = libc::BPF_RET | libc::BPF_K;
+        // Next header ICMPv6, and one of two types.
+        let icmpv6 = |one, other| {
+            vec![
+                op(load_byte, 0, 0, 6),
+                op(equal, 0, 4, 58),
+                op(load_byte, 0, 0, 40),
+                op(equal, 1, 0, one),
+                op(equal, 0, 1, other),
+                op(end, 0, 0, RECEIVE as u32),
+                op(end, 0, 0, 0),
+            ]
+        };
         match self {
             Protocol::Dhcp => vec![
                 // Protocol UDP, no later fragment, destination port 68.
@@ -61,16 +75,8 @@ impl Protocol {
                 op(end, 0, 0, 0),
             ],
             Protocol::Arp => vec![op(end, 0, 0, RECEIVE as u32)],
-            Protocol::Neighbours => vec![
-                // Next header ICMPv6, type 135 or 136.
-                op(load_byte, 0, 0, 6),
-                op(equal, 0, 4, 58),
-                op(load_byte, 0, 0, 40),
-                op(equal, 1, 0, 135),
-                op(equal, 0, 1, 136),
-                op(end, 0, 0, RECEIVE as u32),
-                op(end, 0, 0, 0),
-            ],
+            Protocol::Neighbours => icmpv6(135, 136),
+            Protocol::Routers => icmpv6(134, 134),
         }
     }
 }

@@ -132,6 +132,7 @@ pub fn call(mut daemon: UnixStream, socket: &Path, op: Op) -> Result<Answer> {
     let what = || format!("dhcp daemon at {}", socket.display());
     let failed = |e: &std::io::Error| match e.kind() {
         ErrorKind::WouldBlock => Error::new(Code::TRY_AGAIN, format!("{}: no answer in time", what())),
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => went_away(socket),
         _ => Error::io(what(), e),
     };
     let mut request = serde_json::to_vec(&Call { protocol: PROTOCOL, op })
@@ -142,8 +143,7 @@ pub fn call(mut daemon: UnixStream, socket: &Path, op: Op) -> Result<Answer> {
     let mut text = Vec::new();
     daemon.read_to_end(&mut text).map_err(|e| failed(&e))?;
     if text.is_empty() {
-        let msg = format!("{}: it went away without an answer", what());
-        return Err(Error::new(Code::TRY_AGAIN, msg));
+        return Err(went_away(socket));
     }
     let answer: Answer = serde_json::from_slice(&text).map_err(|_| {
         Error::internal(format!("{}: the answer is not understood; is it the Go plugin's daemon?", what()))
@@ -152,6 +152,11 @@ pub fn call(mut daemon: UnixStream, socket: &Path, op: Op) -> Result<Answer> {
         Some(failure) => Err(Error::new(Code(failure.code), failure.msg).with_details(failure.details)),
         None => Ok(answer),
     }
+}
+
+fn went_away(socket: &Path) -> Error {
+    let msg = format!("dhcp daemon at {}: it went away without an answer", socket.display());
+    Error::new(Code::TRY_AGAIN, msg)
 }
 
 /// A connection to the daemon; `None` when nobody listens.

@@ -13,8 +13,8 @@ use crate::attach::Attachment;
 use crate::attach::masquerade::maps::{self, FAMILIES};
 use crate::attach::masquerade::names;
 use crate::cni::{Error, Result};
-use crate::kernel::Kernel;
 use crate::kernel::nft::{Change, Element, Family, Map, Socket, Type, Value};
+use crate::kernel::{Kernel, dry_run};
 
 /// The name that firewalld has on the bus.
 const NAME: &str = "org.fedoraproject.FirewallD1";
@@ -50,6 +50,11 @@ impl Firewalld {
     }
 
     fn call(&mut self, member: &str, zone: &str, address: IpAddr) -> Result<Answer> {
+        if dry_run::is_on() && member != "querySource" {
+            let option = if member == "removeSource" { "remove-source" } else { "add-source" };
+            dry_run::note(format_args!("firewall-cmd --zone={zone} --{option}={}", source(address)));
+            return Ok(Answer::Other);
+        }
         let interface = "org.fedoraproject.FirewallD1.zone";
         let method = Method { destination: NAME, path: "/org/fedoraproject/FirewallD1", interface, member };
         self.bus.call(&method, &[zone, &source(address)])

@@ -13,6 +13,7 @@
 //!
 //! Chains and the jumps to them stay, as those of the Go plugin do: operators fill the admin chain, and order FORWARD.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 
 use super::filter::{CNI_FORWARD, check_jumps, delete, does, equal, jump, rule, table};
@@ -59,7 +60,8 @@ pub fn plan_add(
     let tag = names::element_comment(at);
     for family in FAMILIES {
         let wanted = rules_of_family(addresses, family, &tag);
-        let listed = nft.rules(table(family), Some(CNI_FORWARD))?;
+        let own_or_untagged = |text: Option<&str>| text.is_none_or(|text| text == tag);
+        let listed = nft.rules_by_tag(table(family), CNI_FORWARD, own_or_untagged)?;
         let to_admin = jump(family, CNI_FORWARD, admin, ADMIN_COMMENT);
         if !wanted.is_empty() && equal(&listed, &to_admin)?.is_empty() {
             changes.push(Change::InsertRule(to_admin));
@@ -81,27 +83,42 @@ pub fn plan_add(
     Ok(())
 }
 
-/// What removes the rules of stale attachments, by tag, and those of a Go plugin for the `known` addresses. The tags of
-/// the rules that stay are put into `left`.
+/// Whose rules stay.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// The tags of ours.
+    pub tags: Vec<String>,
+    /// A Go plugin's, whose network is not known.
+    pub untagged: bool,
+}
+
+/// What removes the rules of stale attachments, by tag, and those of a Go plugin for the `known` addresses.
 pub fn plan_del(
     nft: &mut Socket,
     stale: &dyn Fn(&str) -> bool,
     known: &[IpAddr],
-    left: &mut Vec<String>,
+    left: &mut Left,
     changes: &mut Vec<Change>,
 ) -> Result<()> {
     for family in FAMILIES {
         let former = rules_of_family(known, family, "");
         let former = former.iter().map(program).collect::<Result<Vec<_>>>()?;
-        for found in nft.rules(table(family), Some(CNI_FORWARD))? {
-            let goes = match found.tag.as_deref() {
-                Some(tag) => stale(tag),
-                None => former.iter().any(|steps| does(&found, steps)),
-            };
-            if goes {
+        let others = RefCell::new(Vec::new());
+        let stale_or_untagged = |tag: Option<&str>| match tag {
+            Some(tag) if !stale(tag) => {
+                others.borrow_mut().push(tag.to_owned());
+                false
+            }
+            _ => true,
+        };
+        let listed = nft.rules_by_tag(table(family), CNI_FORWARD, stale_or_untagged)?;
+        left.tags.extend(others.into_inner());
+        for found in listed {
+            if found.tag.is_some() || former.iter().any(|steps| does(&found, steps)) {
                 changes.push(delete(family, &found));
             } else {
-                left.extend(found.tag);
+                let sides = [Side::Source, Side::Destination];
+                left.untagged |= sides.into_iter().any(|side| found.within(side, family).is_some());
             }
         }
     }

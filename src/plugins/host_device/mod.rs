@@ -71,11 +71,14 @@ impl Plugin for HostDevice {
 
     /// The address stays reserved as long as the device cannot leave the container: somebody may still answer for it.
     fn del(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
-        detach(req, kernel)?;
-        match req.config.ipam()? {
-            Some(plugin) => ipam::del(&plugin, req, kernel),
-            None => Ok(()),
+        let plugin = req.config.ipam()?;
+        if let Some(plugin) = plugin.as_deref().filter(|plugin| ipam::needs_link(plugin)) {
+            let released = ipam::del(plugin, req, kernel);
+            return Error::all(released.err().into_iter().chain(detach(req, kernel).err()).collect())
+                .map_or(Ok(()), Err);
         }
+        detach(req, kernel)?;
+        plugin.map_or(Ok(()), |plugin| ipam::del(&plugin, req, kernel))
     }
 
     fn check(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
@@ -209,11 +212,15 @@ fn attach<'a>(
             earlier.device
         )));
     }
-    let mut result = addresses(req, conf, kernel, undo)?;
-    let nets: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
+    let over_link = conf.ipam.as_deref().is_some_and(ipam::needs_link);
+    let mut result = if over_link { CniResult::default() } else { addresses(req, conf, kernel, undo)? };
     Record::of(kernel.host()?, link, &of, &req.netns)?.write(&path)?;
     undo.push(move |kernel| detach(req, kernel));
     moves::take(kernel.host()?, container, link, &req.ifname)?;
+    if over_link {
+        result = addresses(req, conf, kernel, undo)?;
+    }
+    let nets: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
 
     let inside = container.rtnl.link(&req.ifname)?;
     let inside =

@@ -73,11 +73,6 @@ impl Plugin for Portmap {
                 Shape::Int(0, 31),
                 "bit of the packet mark that iptables rules use; default: 13",
             ),
-            key(
-                "externalSetMarkChain",
-                Shape::Text,
-                "chain of table nat that marks what is to be masqueraded, in place of our own (iptables rules only)",
-            ),
         ];
         KEYS
     }

@@ -118,7 +118,7 @@ impl Plugin for Vrf {
                 None => create(&mut container, &conf)?,
             };
             let table = vrf.vrf_table.unwrap_or(TABLE_MAIN);
-            transfer(&mut container, &link, Some(vrf.dev()), TABLE_MAIN, table)
+            transfer(&mut container, &link, Some(vrf.dev()), TABLE_MAIN, table)?.map_or(Ok(()), Err)
         })?;
         drop(lock);
         Ok(prev)
@@ -210,6 +210,7 @@ fn release(req: &Request, container: &mut Container, wait: bool) -> Result<()> {
     let Some(vrf) = vrf.filter(|vrf| vrf.kind == "vrf") else { return Ok(()) };
     let table = vrf.vrf_table.unwrap_or(TABLE_MAIN);
     let left = match link.filter(|link| link.master == Some(vrf.index)) {
+        // What somebody has damaged since cannot all be put back, and that must not keep the interface in.
         Some(link) => transfer(container, &link, None, table, TABLE_MAIN).unless_gone().map(drop),
         None => Ok(()),
     };

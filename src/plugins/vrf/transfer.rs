@@ -6,7 +6,7 @@
 use ipnet::IpNet;
 
 use crate::attach::container::{Container, wait_usable};
-use crate::cni::Result;
+use crate::cni::{Error, Result};
 use crate::kernel::rtnl::{AddAddress, Address, Change, Dev, Link, Route, RouteSpec, SetLink};
 
 /// linux/rtnetlink.h.
@@ -17,17 +17,17 @@ const RTPROT_KERNEL: u8 = 2;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 
 /// Sets an interface's master (`None`: none) and moves its routes from table `from` to `to`; those in other tables stay
-/// where they are.
+/// where they are. What the kernel would not let back is returned: an address or a route, the first of them.
 ///
 /// # Errors
-/// The kernel refuses a step; what follows was not done.
+/// The master cannot be set; nothing has changed.
 pub fn transfer(
     container: &mut Container,
     link: &Link,
     master: Option<Dev>,
     from: u32,
     to: u32,
-) -> Result<()> {
+) -> Result<Option<Error>> {
     let rtnl = &mut container.rtnl;
     let (addresses, routes) = (rtnl.addresses(link.index)?, rtnl.routes(link.index)?);
     let watch = rtnl.watch_addresses()?;
@@ -37,13 +37,13 @@ pub fn transfer(
     let lost = wanted.iter().filter(|net| !kept.iter().any(|a| a.net == **net));
     let add = |net: &IpNet| Change::AddAddress(AddAddress { dev: link.dev(), net: *net, nodad: true });
     let changes: Vec<Change> = lost.map(add).collect();
-    rtnl.apply(&changes)?;
+    let addressed = rtnl.apply(&changes);
     // A link that is down is not set up again, and says nothing.
     if link.is_up() {
         wait_usable(Some(watch), link.index, &wanted)?;
     }
     let now = rtnl.routes(link.index)?;
-    rtnl.apply(&moves(&routes, &now, &link.dev(), from, to))
+    Ok(addressed.and_then(|()| rtnl.apply(&moves(&routes, &now, &link.dev(), from, to))).err())
 }
 
 fn is_global_v6(address: &Address) -> bool {

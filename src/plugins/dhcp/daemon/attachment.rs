@@ -1,18 +1,20 @@
 //! One attachment: its interface, its clients, and who waits for them.
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
-use serde::Serialize;
 
 use super::super::clock::{Millis, NEVER, now};
 use super::super::outcome::Outcome;
 use super::super::v4::lease::Lease;
 use super::super::v4::machine::Output;
+use super::super::v6;
 use super::super::wanted::Wanted;
 use super::Tools;
 use super::link::Link;
+use super::shown::Shown;
 use super::side4::Side4;
+use super::side6::Side6;
 use super::store::Record;
-use super::token::LINKS;
+use super::token::{ARP, LINKS, PACKET};
 use crate::cni::{Code, Error, Result};
 
 /// How long an interface that was just set up may take until frames get through; then it is tried all the same.
@@ -25,8 +27,10 @@ pub struct Attachment {
     pub wanted: Wanted,
     link: Link,
     v4: Option<Side4>,
+    v6: Option<Side6>,
     /// Asked of a server, and not known whether granted.
     requesting: Option<(std::net::Ipv4Addr, std::net::Ipv4Addr)>,
+    requesting6: Option<v6::lease::Lease>,
     /// The interface is not up yet: begin then, or at this moment at the latest, with this lease of before.
     starting: Option<(Millis, Option<Lease>)>,
     /// What the caller was told, and the interface has.
@@ -63,19 +67,40 @@ impl Attachment {
         if (link.namespace(), link.index, link.mac) != (record.namespace, record.index, record.mac) {
             return Err(Error::internal("its interface was replaced by another"));
         }
-        attachment.requesting = record.requesting;
+        (attachment.requesting, attachment.requesting6) = (record.requesting, record.requesting6);
+        let mut given = Outcome::default();
         if let Some(side) = &mut attachment.v4 {
             side.server_mac = record.server_mac;
-        }
-        if let (Some(lease), Some(side)) = (record.v4, &mut attachment.v4) {
-            let mut outcome = Outcome::default();
-            outcome.add_v4(&lease);
-            outcome.set_priority(attachment.wanted.priority);
-            attachment.given = Some(outcome);
-            let outputs = side.machine.resume(lease, now());
+            if let Some(lease) = &record.v4 {
+                given.add_v4(lease);
+            }
+            let outputs = match record.v4 {
+                Some(lease) => side.machine.resume(lease, now()),
+                None if record.given => side.machine.start(now()),
+                None => Vec::new(),
+            };
+            attachment.resume_given(record.given, &mut given);
             attachment.carry_out(outputs, tools);
         }
+        if let Some(side) = &mut attachment.v6 {
+            given.add_v6(record.v6.as_ref(), None, false);
+            let fresh = record.v6.is_none() && record.given;
+            let mut outputs = side.start(fresh, &attachment.link, id, tools)?;
+            if let (Some(lease), Some(machine)) = (record.v6, &mut side.machine) {
+                outputs.extend(machine.resume(lease, now()));
+            }
+            attachment.resume_given(record.given, &mut given);
+            attachment.carry_out6(outputs, tools);
+        }
         Ok(attachment)
+    }
+
+    /// What the interface has, as far as it is known from the leases.
+    fn resume_given(&mut self, is_given: bool, given: &mut Outcome) {
+        if is_given {
+            given.set_priority(self.wanted.priority);
+            self.given = Some(given.clone());
+        }
     }
 
     fn attach(id: u64, wanted: Wanted, tools: &Tools<'_>) -> Result<Attachment> {
@@ -86,12 +111,15 @@ impl Attachment {
             .add(link.watch(), EpollEvent::new(EpollFlags::EPOLLIN, id | LINKS))
             .map_err(|e| Error::system("epoll_ctl", e))?;
         let v4 = wanted.ipv4.then(|| Side4::new(&wanted, &link, tools));
+        let v6 = Side6::new(&wanted, &link, tools);
         Ok(Attachment {
             id,
             wanted,
             link,
             v4,
+            v6,
             requesting: None,
+            requesting6: None,
             starting: None,
             given: None,
             waiting: Vec::new(),
@@ -119,13 +147,18 @@ impl Attachment {
     /// What there is, when everything is there that is wanted.
     pub fn complete(&self) -> Option<Outcome> {
         let v4 = self.v4.as_ref().is_none_or(|side| side.machine.lease().is_some());
-        (v4 && self.starting.is_none()).then(|| self.outcome())
+        let v6 = self.v6.as_ref().is_none_or(Side6::is_complete);
+        (v4 && v6 && self.starting.is_none()).then(|| self.outcome())
     }
 
     fn outcome(&self) -> Outcome {
         let mut outcome = Outcome::default();
         if let Some(lease) = self.lease() {
             outcome.add_v4(lease);
+        }
+        if let Some(side) = &self.v6 {
+            let lease = side.machine.as_ref().and_then(|machine| machine.lease());
+            outcome.add_v6(lease, Some(&side.slaac), side.autonomous);
         }
         outcome.set_priority(self.wanted.priority);
         outcome
@@ -139,7 +172,10 @@ impl Attachment {
         {
             tools.log(&self.wanted.key, &e.to_string());
         }
-        self.given = Some(outcome.clone());
+        let first = self.given.replace(outcome.clone()).is_none();
+        if first {
+            self.save(tools);
+        }
     }
 
     /// Whether a caller has been told what there is.
@@ -156,8 +192,9 @@ impl Attachment {
     pub fn wake(&self) -> Millis {
         let starting = self.starting.as_ref().map_or(NEVER, |(at, _)| *at);
         let v4 = self.v4.as_ref().map_or(NEVER, |side| side.machine.wake());
+        let v6 = self.v6.as_ref().map_or(NEVER, Side6::wake);
         let deadline = if self.waiting.is_empty() { NEVER } else { self.deadline };
-        starting.min(v4).min(deadline)
+        starting.min(v4).min(v6).min(deadline)
     }
 
     /// Why those who wait shall not wait any longer.
@@ -170,6 +207,7 @@ impl Attachment {
             let problem = side.machine.problem().unwrap_or("no DHCP server answers");
             missing.push(format!("no IPv4 lease: {problem}"));
         }
+        missing.extend(self.v6.as_ref().and_then(Side6::missing));
         if self.starting.is_some() {
             missing.push("the interface does not come up".to_owned());
         }
@@ -190,6 +228,15 @@ impl Attachment {
             };
             self.carry_out(outputs, tools);
         }
+        self.start_v6(true, tools);
+    }
+
+    fn start_v6(&mut self, fresh: bool, tools: &Tools<'_>) {
+        let Some(side) = &mut self.v6 else { return };
+        match side.start(fresh, &self.link, self.id, tools) {
+            Ok(outputs) => self.carry_out6(outputs, tools),
+            Err(e) => tools.log(&self.wanted.key, &e.to_string()),
+        }
     }
 
     /// A moment of [`Attachment::wake`] has come.
@@ -199,6 +246,20 @@ impl Attachment {
             let outputs = side.machine.timer(now());
             self.carry_out(outputs, tools);
         }
+        if self.v6.as_ref().is_some_and(Side6::is_to_look) {
+            let fresh =
+                self.v6.as_ref().and_then(|s| s.machine.as_ref()).is_some_and(|m| m.state() == "STOPPED");
+            self.start_v6(fresh, tools);
+        }
+        if let Some(side) = &mut self.v6 {
+            let solicited = side.solicit(&self.link);
+            let outputs = side.machine.as_mut().map(|machine| machine.timer(now())).unwrap_or_default();
+            if let Err(e) = solicited {
+                tools.log(&self.wanted.key, &e.to_string());
+            }
+            self.carry_out6(outputs, tools);
+            self.follow(tools);
+        }
     }
 
     /// One of the descriptors has something to say.
@@ -206,9 +267,14 @@ impl Attachment {
         if kind == LINKS {
             return self.link_news(tools);
         }
-        if let Some(side) = &mut self.v4 {
+        if let (Some(side), PACKET | ARP) = (&mut self.v4, kind) {
             let outputs = side.readable(kind, &self.link, now());
-            self.carry_out(outputs, tools);
+            return self.carry_out(outputs, tools);
+        }
+        if let Some(side) = &mut self.v6 {
+            let outputs = side.readable(kind);
+            self.carry_out6(outputs, tools);
+            self.follow(tools);
         }
     }
 
@@ -230,6 +296,11 @@ impl Attachment {
             if let Some(side) = &mut self.v4 {
                 let outputs = side.machine.link_returned(now());
                 self.carry_out(outputs, tools);
+            }
+            if let Some(side) = &mut self.v6 {
+                side.slaac.start(now());
+                let outputs = side.machine.as_mut().map(|m| m.link_returned(now())).unwrap_or_default();
+                self.carry_out6(outputs, tools);
             }
         }
     }
@@ -278,6 +349,53 @@ impl Attachment {
         }
     }
 
+    /// As [`Attachment::carry_out`], for DHCPv6.
+    fn carry_out6(&mut self, outputs: Vec<v6::machine::Output>, tools: &Tools<'_>) {
+        use v6::machine::Output;
+        let mut changed = false;
+        for output in outputs {
+            let Some(side) = &mut self.v6 else { return };
+            let done = match output {
+                Output::Send(message) => side.send(&message, &self.link, self.id, tools),
+                Output::Probe(address) if self.wanted.conflict_detection => {
+                    side.probe(address, &self.link, self.id, tools)
+                }
+                Output::Probe(_) => Ok(()),
+                Output::Requesting(lease) => {
+                    self.requesting6 = Some(*lease);
+                    self.save(tools);
+                    Ok(())
+                }
+                Output::Leased => {
+                    self.requesting6 = None;
+                    changed = true;
+                    self.save(tools);
+                    Ok(())
+                }
+                Output::Lost(why) => {
+                    self.requesting6 = None;
+                    tools.log(&self.wanted.key, &why);
+                    self.follow(tools);
+                    self.save(tools);
+                    Ok(())
+                }
+                Output::Note(text) => {
+                    tools.log(&self.wanted.key, &text);
+                    Ok(())
+                }
+            };
+            if let Err(e) = done {
+                tools.log(&self.wanted.key, &e.to_string());
+            }
+        }
+        if changed {
+            self.follow(tools);
+        }
+        if let Some(side) = &mut self.v6 {
+            side.tidy(tools);
+        }
+    }
+
     /// Changes the interface after the leases, when a caller has been told otherwise.
     fn follow(&mut self, tools: &Tools<'_>) {
         let Some(given) = &self.given else { return };
@@ -312,6 +430,9 @@ impl Attachment {
             v4: self.lease().cloned(),
             requesting: self.requesting,
             server_mac: self.v4.as_ref().and_then(|side| side.server_mac),
+            v6: self.v6.as_ref().and_then(|side| side.machine.as_ref()?.lease().cloned()),
+            requesting6: self.requesting6.clone(),
+            given: self.given.is_some(),
         }
     }
 
@@ -328,6 +449,7 @@ impl Attachment {
                 }
             }
             self.carry_out_last(outputs, tools);
+            self.release_v6(tools);
         }
         self.abandon(tools)
     }
@@ -338,7 +460,26 @@ impl Attachment {
         if let Some(side) = self.v4.take() {
             side.close(tools);
         }
+        if let Some(side) = self.v6.take() {
+            side.close(tools);
+        }
         tools.store.remove(&self.wanted.key)
+    }
+
+    fn release_v6(&mut self, tools: &Tools<'_>) {
+        let Some(side) = &mut self.v6 else { return };
+        let Some(machine) = &mut side.machine else { return };
+        let outputs = match (self.requesting6.take(), machine.lease()) {
+            (Some(asked), None) => vec![machine.release_of(asked, now())],
+            _ => machine.release(now()),
+        };
+        for output in outputs {
+            if let v6::machine::Output::Send(message) = output
+                && let Err(e) = side.send(&message, &self.link, self.id, tools)
+            {
+                tools.log(&self.wanted.key, &format!("not released: {e}"));
+            }
+        }
     }
 
     fn carry_out_last(&mut self, outputs: Vec<Output>, tools: &Tools<'_>) {
@@ -353,59 +494,6 @@ impl Attachment {
 
     /// For `cni-all dhcp leases`.
     pub fn show(&self) -> Shown {
-        let at = now();
-        let v4 = self.v4.as_ref().map(|side| {
-            let lease = side.machine.lease();
-            let in_seconds = |moment: Millis| (moment != NEVER).then(|| moment.saturating_sub(at) / 1000);
-            Shown4 {
-                state: side.machine.state(),
-                address: lease.and_then(Lease::net).map(|net| net.to_string()),
-                server: lease.map(|l| l.server.to_string()),
-                next: side.machine.next_action(),
-                next_in: in_seconds(side.machine.wake()),
-                expires_in: lease.and_then(|l| in_seconds(l.expires_at)),
-                options: lease.map(|l| l.options.shown()).unwrap_or_default(),
-                problem: side.machine.problem().map(str::to_owned),
-            }
-        });
-        Shown {
-            container: self.wanted.key.container.clone(),
-            network: self.wanted.key.network.clone(),
-            ifname: self.wanted.key.ifname.clone(),
-            netns: self.wanted.netns.clone(),
-            ipv4: v4,
-        }
+        Shown::new(&self.wanted, self.v4.as_ref(), self.v6.as_ref())
     }
-}
-
-/// One attachment, as it is shown.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Shown {
-    container: String,
-    network: String,
-    ifname: String,
-    netns: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ipv4: Option<Shown4>,
-}
-
-/// One client, as it is shown. Times are in seconds.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Shown4 {
-    state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    server: Option<String>,
-    next: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_in: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_in: Option<u64>,
-    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    options: std::collections::BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<String>,
 }

@@ -1,9 +1,13 @@
 //! The container's interface: found, brought up, watched, and changed when a lease changes.
 
+use std::net::{IpAddr, Ipv6Addr};
+
+use nix::libc;
+
 use crate::cni::{Error, Result, ResultExt};
 use crate::kernel::netns::Netns;
 use crate::kernel::rtnl::{Change, Dev, Event, Handle, LinkWatch, SetLink};
-use nix::libc;
+use crate::kernel::sysctl;
 
 use super::super::outcome::Outcome;
 
@@ -55,17 +59,10 @@ impl Link {
         let link = rtnl.link(ifname)?.ok_or_else(missing)?;
         let mac =
             link.mac.ok_or_else(|| Error::internal(format!("{ifname} in {path} has no Ethernet address")))?;
+        if ipv6 {
+            prepare_ipv6(&netns, ifname, link.is_up())?;
+        }
         if !link.is_up() {
-            if ipv6 {
-                // The link-local address, which DHCPv6 and router solicitations are sent from, shall work at once: nobody
-                // else can have it, as it is made from the interface's own hardware address.
-                netns.enter(|| {
-                    let path = |key: &str| format!("net/ipv6/conf/{ifname}/{key}");
-                    crate::kernel::sysctl::ensure(&path("disable_ipv6"), "0")?;
-                    let _ = crate::kernel::sysctl::write(&path("accept_dad"), "0");
-                    Ok(())
-                })?;
-            }
             rtnl.apply(&[Change::SetLink(SetLink { up: Some(true), ..SetLink::of(link.dev()) })])?;
         }
         let now = rtnl.link_by_index(link.index)?.ok_or_else(missing)?;
@@ -135,6 +132,15 @@ impl Link {
         Ok(happened)
     }
 
+    /// The address that IPv6 speaks from on the link, as soon as it is usable.
+    pub fn link_local(&self) -> Option<Ipv6Addr> {
+        let addresses = self.rtnl().ok()?.addresses(self.index).ok()?;
+        addresses.iter().filter(|a| !a.is_tentative()).find_map(|a| match a.net.addr() {
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => Some(ip),
+            _ => None,
+        })
+    }
+
     /// Runs `work` inside the namespace.
     ///
     /// # Errors
@@ -181,6 +187,20 @@ impl Link {
         let dev = Dev { index: self.index, name: self.name.clone() };
         self.rtnl()?.apply(&[Change::SetLink(SetLink { mtu: Some(mtu), ..SetLink::of(dev) })])
     }
+}
+
+/// Lets the daemon and nobody else listen to routers, and makes the link-local address, which is made from the interface's
+/// own hardware address, usable at once when the link comes up.
+fn prepare_ipv6(netns: &Netns, ifname: &str, is_up: bool) -> Result<()> {
+    let path = |key: &str| format!("net/ipv6/conf/{ifname}/{key}");
+    netns.enter(|| {
+        sysctl::ensure(&path("disable_ipv6"), "0").context("IPv6 addresses need IPv6 to be enabled")?;
+        sysctl::ensure(&path("accept_ra"), "0")?;
+        if !is_up {
+            let _ = sysctl::write(&path("accept_dad"), "0");
+        }
+        Ok(())
+    })
 }
 
 fn has_carrier(flags: u32) -> bool {

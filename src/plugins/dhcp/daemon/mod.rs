@@ -7,7 +7,9 @@ mod identity;
 mod link;
 mod listener;
 mod server;
+mod shown;
 mod side4;
+mod side6;
 mod store;
 mod token;
 
@@ -22,7 +24,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use self::closer::Closer;
 use self::flags::Flags;
-use self::store::{Record, Store};
+pub use self::store::Record;
+use self::store::Store;
 use super::wanted::Key;
 use crate::cni::{Error, Result};
 use crate::personality::Process;

@@ -14,8 +14,9 @@ use super::super::clock::{Millis, NEVER, now};
 use super::super::rpc::{Answer, Call, MAX_REQUEST, Op, PROTOCOL};
 use super::super::wanted::{Key, Wanted};
 use super::Tools;
-use super::attachment::{Attachment, Shown};
+use super::attachment::Attachment;
 use super::listener::Listener;
+use super::shown::Shown;
 use super::token::{CONNECTION, LISTENER, SIGNALS, split};
 use crate::cni::{Code, Error, Result};
 
@@ -104,7 +105,7 @@ impl<'a> Server<'a> {
     pub fn resume(&mut self) {
         for record in self.tools.store.load() {
             let key = record.wanted.key.clone();
-            let (leased, id) = (record.v4.is_some(), self.new_id());
+            let (leased, id) = (record.is_leased(), self.new_id());
             match Attachment::resume(id, record, self.tools) {
                 Ok(attachment) if leased => {
                     self.tools.log(&key, "resumed");

@@ -176,7 +176,11 @@ impl Side4 {
     }
 }
 
-fn open(protocol: Protocol, link: &Link, token: u64, tools: &Tools<'_>) -> Result<PacketSocket> {
+/// Opens a packet socket on a link, whose events have this token.
+///
+/// # Errors
+/// It cannot be opened or waited for.
+pub fn open(protocol: Protocol, link: &Link, token: u64, tools: &Tools<'_>) -> Result<PacketSocket> {
     let socket = link.inside(|| PacketSocket::open(protocol, link.index))?;
     tools
         .epoll
@@ -185,7 +189,8 @@ fn open(protocol: Protocol, link: &Link, token: u64, tools: &Tools<'_>) -> Resul
     Ok(socket)
 }
 
-fn retire(socket: PacketSocket, tools: &Tools<'_>) {
+/// Closes a packet socket aside.
+pub fn retire(socket: PacketSocket, tools: &Tools<'_>) {
     // It stays open a little longer: events of it would find nobody.
     let _ = tools.epoll.delete(socket.as_fd());
     tools.closer.close(OwnedFd::from(socket));

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::super::v4::lease::Lease;
+use super::super::v6;
 use super::super::wanted::{Key, Wanted};
-use crate::cni::{Error, Result};
+use crate::cni::{Code, Error, Result};
 
 /// What is remembered of an attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,22 @@ pub struct Record {
     /// Who the server's messages come from on the link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_mac: Option<[u8; 6]>,
+    /// The DHCPv6 lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v6: Option<v6::lease::Lease>,
+    /// What a DHCPv6 server was asked for: it may have reserved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requesting6: Option<v6::lease::Lease>,
+    /// A caller has been told of it.
+    #[serde(default)]
+    pub given: bool,
+}
+
+impl Record {
+    /// A container uses it.
+    pub fn is_leased(&self) -> bool {
+        self.given
+    }
 }
 
 /// The directory.
@@ -80,10 +97,8 @@ impl Store {
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
             nix::errno::Errno::EWOULDBLOCK => {
                 let pid = fs::read_to_string(&path).unwrap_or_default();
-                Error::internal(format!(
-                    "the dhcp daemon with process id {} serves with {dir} already",
-                    pid.trim()
-                ))
+                let msg = format!("the dhcp daemon with process id {} serves with {dir} already", pid.trim());
+                Error::new(Code::TRY_AGAIN, msg)
             }
             errno => Error::system(format_args!("flock {}", path.display()), errno),
         })?;

@@ -12,6 +12,12 @@ pub const PACKET: u64 = 4;
 pub const ARP: u64 = 5;
 /// News about links.
 pub const LINKS: u64 = 6;
+/// DHCPv6 messages.
+pub const UDP6: u64 = 7;
+/// Neighbour solicitations and advertisements.
+pub const NEIGHBOURS: u64 = 8;
+/// Router advertisements.
+pub const ROUTERS: u64 = 9;
 
 /// The number and the kind.
 pub fn split(token: u64) -> (u64, u64) {

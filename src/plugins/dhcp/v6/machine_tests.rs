@@ -1,0 +1,221 @@
+//! The DHCPv6 client's states, with a clock that stands where it is put.
+
+use std::net::Ipv6Addr;
+
+use dhcproto::v6::Status;
+
+use super::lease::{Lease, Times};
+use super::machine::{Machine, Output};
+use super::packet::{Identity, Kind, Outgoing, Reply, decode, encode};
+use crate::plugins::dhcp::clock::{Millis, NEVER, Random};
+
+const ADDRESS: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 5);
+
+struct Walk {
+    machine: Machine,
+    now: Millis,
+    sent: Vec<Outgoing>,
+    said: Vec<Output>,
+}
+
+fn identity() -> Identity {
+    Identity { duid: b"client".to_vec(), iaid: 7, prefix: true }
+}
+
+impl Walk {
+    fn started() -> Walk {
+        let machine = Machine::new(identity(), Random::from_seed(3));
+        let mut walk = Walk { machine, now: 1000, sent: vec![], said: vec![] };
+        let outputs = walk.machine.start(walk.now);
+        walk.take(outputs);
+        walk
+    }
+
+    fn bound() -> Walk {
+        let mut walk = Walk::started();
+        walk.reply(Kind::Advertise, |r| r.preference = 255);
+        walk.reply(Kind::Reply, |_| {});
+        while walk.machine.state() == "PROBING" {
+            walk.next();
+        }
+        assert_eq!(walk.machine.state(), "BOUND");
+        walk.said.clear();
+        walk
+    }
+
+    fn take(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Send(message) => self.sent.push(*message),
+                other => self.said.push(other),
+            }
+        }
+    }
+
+    fn next(&mut self) -> Millis {
+        let waited = self.machine.wake() - self.now;
+        self.now = self.machine.wake();
+        let outputs = self.machine.timer(self.now);
+        self.take(outputs);
+        waited
+    }
+
+    fn reply(&mut self, kind: Kind, change: impl Fn(&mut Reply)) {
+        let lease = Lease { server: b"server".to_vec(), addresses: vec![ADDRESS], ..Lease::default() };
+        let mut reply = Reply {
+            kind,
+            xid: self.sent.last().unwrap().xid,
+            client: b"client".to_vec(),
+            preference: 0,
+            rapid: false,
+            status: (Status::Success, String::new()),
+            association: (Status::Success, String::new()),
+            lease,
+            times: Times { t1: 50, t2: 80, preferred: 100, valid: 200 },
+        };
+        change(&mut reply);
+        let outputs = self.machine.received(&reply, self.now);
+        self.take(outputs);
+    }
+
+    fn last(&self) -> &Outgoing {
+        self.sent.last().unwrap()
+    }
+}
+
+#[test]
+fn the_best_advertisement_within_a_moment_is_requested() {
+    let mut walk = Walk::started();
+    assert_eq!((walk.last().kind, &walk.last().server), (Kind::Solicit, &None));
+    walk.reply(Kind::Advertise, |_| {});
+    walk.reply(Kind::Advertise, |r| (r.preference, r.lease.server) = (9, b"better".to_vec()));
+    assert_eq!(walk.machine.state(), "SOLICITING");
+    assert_eq!(walk.next(), 100);
+    assert_eq!((walk.last().kind, walk.last().server.as_deref()), (Kind::Request, Some(&b"better"[..])));
+    assert!(matches!(walk.said[..], [Output::Requesting(_)]));
+    walk.reply(Kind::Reply, |_| {});
+    assert_eq!(walk.machine.state(), "REQUESTING", "another server's answer");
+    walk.reply(Kind::Reply, |r| r.lease.server = b"better".to_vec());
+    walk.next();
+    walk.next();
+    assert_eq!((walk.machine.state(), walk.said.last()), ("BOUND", Some(&Output::Leased)));
+    let lease = walk.machine.lease().unwrap();
+    assert_eq!((lease.renew_at, lease.rebind_at, lease.expires_at), (51_100, 81_100, 201_100));
+}
+
+#[test]
+fn a_rapid_commit_needs_no_request() {
+    let mut walk = Walk::started();
+    walk.reply(Kind::Reply, |_| {});
+    assert_eq!(walk.machine.state(), "SOLICITING", "not rapid");
+    walk.reply(Kind::Reply, |r| r.rapid = true);
+    assert_eq!(walk.machine.state(), "PROBING");
+}
+
+#[test]
+fn answers_without_addresses_or_to_others_give_nothing() {
+    let mut walk = Walk::started();
+    walk.reply(Kind::Advertise, |r| r.xid ^= 1);
+    walk.reply(Kind::Advertise, |r| r.client = b"other".to_vec());
+    assert!(walk.said.is_empty());
+    walk.reply(Kind::Advertise, |r| r.lease.addresses.clear());
+    walk.reply(Kind::Advertise, |r| r.association = (Status::NoAddrsAvail, "none left".into()));
+    assert_eq!(walk.machine.problem(), Some("the DHCPv6 server says NoAddrsAvail: none left"));
+    let waits: Vec<Millis> = (0..4).map(|_| walk.next()).collect();
+    for (wait, nominal) in waits.iter().zip([1000u64, 2000, 4000, 8000]) {
+        assert!(wait.abs_diff(nominal) <= nominal / 3, "{waits:?}");
+    }
+    assert!(walk.last().elapsed > 10_000);
+}
+
+#[test]
+fn a_lease_is_renewed_then_rebound_then_lost() {
+    let mut walk = Walk::bound();
+    walk.next();
+    assert_eq!((walk.machine.state(), walk.last().kind), ("RENEWING", Kind::Renew));
+    assert_eq!(walk.last().server.as_deref(), Some(&b"server"[..]));
+    walk.reply(Kind::Reply, |_| {});
+    assert_eq!(walk.machine.state(), "BOUND");
+    while walk.machine.state() != "REBINDING" {
+        walk.next();
+    }
+    assert_eq!((walk.last().kind, &walk.last().server), (Kind::Rebind, &None));
+    let expires = walk.machine.lease().unwrap().expires_at;
+    walk.said.clear();
+    while walk.machine.lease().is_some() {
+        walk.next();
+    }
+    assert_eq!(walk.now, expires);
+    assert!(matches!(walk.said[..], [Output::Lost(_)]));
+    assert_eq!(walk.last().kind, Kind::Solicit);
+}
+
+#[test]
+fn a_server_that_forgot_is_asked_once_more_for_the_same() {
+    let mut walk = Walk::bound();
+    walk.next();
+    walk.reply(Kind::Reply, |r| r.association = (Status::NoBinding, String::new()));
+    assert_eq!(walk.last().kind, Kind::Request);
+    assert_eq!(walk.last().lease.as_ref().unwrap().addresses, [ADDRESS]);
+    let sent = walk.sent.len();
+    walk.reply(Kind::Reply, |r| r.association = (Status::NoBinding, String::new()));
+    assert_eq!(walk.sent.len(), sent, "no ping-pong");
+    assert!(walk.machine.lease().is_some());
+    walk.reply(Kind::Reply, |_| {});
+    assert_eq!(walk.machine.state(), "BOUND");
+}
+
+#[test]
+fn when_the_link_returns_the_addresses_are_confirmed() {
+    let mut walk = Walk::bound();
+    let outputs = walk.machine.link_returned(walk.now);
+    walk.take(outputs);
+    assert_eq!((walk.machine.state(), walk.last().kind), ("CONFIRMING", Kind::Confirm));
+    let mut elsewhere =
+        Walk { machine: walk.machine.clone(), sent: walk.sent.clone(), said: vec![], now: walk.now };
+    walk.reply(Kind::Reply, |r| r.lease.addresses.clear());
+    assert_eq!(walk.machine.state(), "BOUND");
+    elsewhere.reply(Kind::Reply, |r| r.status = (Status::NotOnLink, String::new()));
+    assert!(matches!(elsewhere.said[..], [Output::Lost(_)]));
+}
+
+#[test]
+fn an_address_in_use_is_declined() {
+    let mut walk = Walk::started();
+    walk.reply(Kind::Reply, |r| r.rapid = true);
+    assert_eq!(walk.machine.probed(), [ADDRESS]);
+    let outputs = walk.machine.conflict(ADDRESS, walk.now);
+    walk.take(outputs);
+    assert_eq!((walk.last().kind, walk.last().server.as_deref()), (Kind::Decline, Some(&b"server"[..])));
+    assert_eq!(walk.machine.lease(), None);
+    walk.next();
+    assert_eq!(walk.last().kind, Kind::Solicit);
+}
+
+#[test]
+fn a_lease_is_released_to_its_server() {
+    let mut walk = Walk::bound();
+    let outputs = walk.machine.release(walk.now);
+    walk.take(outputs);
+    assert_eq!((walk.last().kind, walk.last().server.as_deref()), (Kind::Release, Some(&b"server"[..])));
+    assert_eq!((walk.machine.wake(), walk.machine.release(walk.now)), (NEVER, vec![]));
+}
+
+#[test]
+fn a_message_names_its_client_and_what_it_is_about() {
+    let lease = Lease { addresses: vec![ADDRESS], ..Lease::default() };
+    let (server, xid) = (Some(b"server".to_vec()), 0x01_0203);
+    let message = Outgoing { kind: Kind::Request, xid, elapsed: 1500, server, lease: Some(lease) };
+    let bytes = encode(&message, &identity());
+    assert_eq!(bytes[..4], [3, 1, 2, 3]);
+    let has = |part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
+    assert!(has(b"\0\x01\0\x06client") && has(b"\0\x02\0\x06server") && has(&[0, 8, 0, 2, 0, 150]));
+    assert!(
+        has(&[0, 6, 0, 6, 0, 23, 0, 24, 0, 56]) && has(&[0, 3, 0, 40, 0, 0, 0, 7]) && has(&[0, 25, 0, 12])
+    );
+    assert!(decode(&bytes, 7).is_err(), "a client's message");
+    assert!(
+        decode(&[7, 0, 0, 1, 0, 13, 0, 1, 0], 7).is_err(),
+        "a status too short, which dhcproto trips over"
+    );
+}

@@ -1,0 +1,53 @@
+//! The daemon killed at any moment of an ADD: the next one takes back what nobody knows of, and nothing is left behind.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::scripted::{ACK, OFFER, Scripted};
+use crate::site::{Site, records};
+use crate::support::require_netns;
+
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 50);
+
+#[test]
+fn a_daemon_killed_at_any_moment_of_add_leaves_no_reservation_and_no_file() {
+    require_netns!();
+    let site = Site::new();
+    let server = Scripted::start(&site, |m| match m.name() {
+        "DISCOVER" => vec![m.grant(OFFER, ADDRESS, [100, 200, 300])],
+        "REQUEST" => vec![m.grant(ACK, ADDRESS, [100, 200, 300])],
+        _ => vec![],
+    });
+    for round in 0..14u64 {
+        let before = server.heard().len();
+        site.start_daemon("");
+        let container = site.node.container();
+        let outcome = std::thread::scope(|scope| {
+            let add = scope.spawn(|| site.add(&container, json!({"daemon": "required"})));
+            std::thread::sleep(Duration::from_millis(20 + round * 20));
+            site.stop_daemon();
+            add.join().unwrap()
+        });
+        let done = outcome.status == Some(0);
+        // The failed ADD has run DEL, which releases what it knows of without a daemon. One that worked stays.
+        site.start_daemon("");
+        let leases = site.leases();
+        assert_eq!(leases.len(), usize::from(done), "round {round}: {leases:?}\n{outcome}");
+        if done {
+            assert_eq!(leases[0]["ipv4"]["state"], "BOUND");
+            let (plugin, config) = ("bridge", site.config(json!({})));
+            let del = site.node.request("DEL", &container, "eth0", &config);
+            assert_eq!(config["type"], plugin);
+            del.silent();
+        }
+        assert!(records(&site).is_empty() && container.links().is_empty(), "round {round}");
+        let heard: Vec<&str> = server.heard()[before..].iter().map(|m| m.name()).collect();
+        let asked = heard.contains(&"REQUEST");
+        site.eventually("what was asked for is given back", |_| {
+            let heard: Vec<&str> = server.heard()[before..].iter().map(|m| m.name()).collect();
+            heard.contains(&"RELEASE") == asked
+        });
+    }
+}

@@ -1,0 +1,142 @@
+//! DHCPv6 and router advertisements.
+
+use serde_json::{Value, json};
+
+use crate::site::{Site, records};
+use crate::support::{Container, require_netns, require_tool};
+
+/// The routers' side: `cni0` advertises fd07::/64, with these flags for dnsmasq's range.
+fn dnsmasq6(site: &Site, range: &str, more: &str) {
+    site.dnsmasq(&format!(
+        "--enable-ra --ra-param=cni0,10,60 --dhcp-range={range} --dhcp-option=option6:dns-server,[fd07::53] \
+         --dhcp-option=option6:domain-search,six.example.org {more}"
+    ));
+}
+
+fn v6(result: &Value) -> Vec<String> {
+    let ips = result["ips"].as_array().unwrap().iter();
+    ips.filter_map(|ip| ip["address"].as_str()).filter(|a| a.contains(':')).map(str::to_owned).collect()
+}
+
+fn global(container: &Container) -> Vec<String> {
+    container.addresses("eth0").into_iter().filter(|a| a.contains(':')).collect()
+}
+
+#[test]
+fn a_dhcpv6_server_and_a_dhcp_server_make_a_dual_stack_result() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    let site = Site::new();
+    dnsmasq6(&site, "fd07::100,fd07::1ff,64,2m", "");
+    site.start_daemon("");
+    let container = site.node.container();
+    let attachment = site.attach(&container, json!({"ipv6": "dhcpv6"}));
+    let addresses = v6(&attachment.result);
+    assert_eq!(addresses.len(), 1, "{:#}", attachment.result);
+    assert!(addresses[0].starts_with("fd07::1") && addresses[0].ends_with("/128"), "{addresses:?}");
+    assert_eq!(global(&container), addresses);
+    assert!(attachment.ip(0).starts_with("10.7.0."));
+    // A router may take longer than a container waits: then its routes follow.
+    site.eventually("routes of the router", |_| {
+        container.find_route(6, "default").is_some() && container.find_route(6, "fd07::/64").is_some()
+    });
+    assert_eq!(attachment.result["dns"]["nameservers"].as_array().unwrap().last().unwrap(), "fd07::53");
+    assert!(container.pings("fd07::1"));
+    attachment.check();
+    assert_eq!(site.leases()[0]["ipv6"]["state"], "BOUND");
+
+    let before = site.server_log().matches("DHCPSOLICIT").count();
+    site.stop_daemon();
+    site.start_daemon("");
+    attachment.check();
+    assert_eq!(site.server_log().matches("DHCPSOLICIT").count(), before, "asked again");
+    assert_eq!(global(&container), addresses);
+
+    attachment.del();
+    site.eventually("both are released", |s| {
+        let log = s.server_log();
+        let address = addresses[0].split('/').next().unwrap();
+        log.contains("DHCPRELEASE(cni0) 10.7")
+            && log.contains("DHCPRELEASE(cni0)")
+            && log.contains(address)
+            && log.matches("DHCPRELEASE").count() >= 2
+    });
+    assert!(records(&site).is_empty());
+}
+
+#[test]
+fn addresses_from_router_advertisements_alone() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    let site = Site::new();
+    dnsmasq6(&site, "fd07::,ra-only,64,2m", "");
+    site.start_daemon("");
+    let container = site.node.container();
+    let attachment = site.attach(&container, json!({"ipv4": false, "ipv6": "slaac"}));
+    let addresses = v6(&attachment.result);
+    assert_eq!(addresses.len(), 1, "{:#}", attachment.result);
+    assert!(addresses[0].starts_with("fd07::") && addresses[0].contains("ff:fe"), "{addresses:?}");
+    assert_eq!(global(&container), addresses, "the kernel makes none of its own");
+    assert!(container.find_route(6, "default").unwrap()["gateway"].as_str().unwrap().starts_with("fe80::"));
+    assert!(container.pings("fd07::1"));
+    attachment.check();
+    attachment.del();
+}
+
+#[test]
+fn both_give_two_addresses() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    let site = Site::new();
+    dnsmasq6(&site, "fd07::100,fd07::1ff,slaac,64,2m", "");
+    site.start_daemon("");
+    let container = site.node.container();
+    let attachment = site.attach(&container, json!({"ipv6": "both"}));
+    assert_eq!(v6(&attachment.result).len(), 2, "{:#}", attachment.result);
+    assert!(container.pings("fd07::1"));
+}
+
+#[test]
+fn without_a_router_or_server_the_error_says_what_is_missing() {
+    require_netns!();
+    let site = Site::new();
+    site.start_daemon("-resendtimeout 1500ms");
+    let container = site.node.container();
+    let failure = site.add(&container, json!({"ipv4": false, "ipv6": "slaac"})).err();
+    failure.names(&["no router advertises a prefix"]);
+    let failure = site.add(&container, json!({"ipv6": "dhcpv6"})).err();
+    failure.names(&["no IPv4 lease", "no DHCPv6 server answers"]);
+}
+
+#[test]
+fn radvd_advertises_and_a_withdrawn_prefix_leaves_the_interface() {
+    require_netns!();
+    require_tool!("radvd");
+    let site = Site::new();
+    let conf = |valid: u32, lifetime: u32| {
+        format!(
+            "interface cni0 {{ AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; AdvDefaultLifetime {lifetime};\n\
+             AdvLinkMTU 1400;\n prefix fd07::/64 {{ AdvOnLink on; AdvAutonomous on; AdvValidLifetime {valid};\n\
+             AdvPreferredLifetime {valid}; }};\n RDNSS fd07::53 {{ }}; DNSSL ra.example.org {{ }};\n\
+             route fd99::/48 {{ }}; }};\n"
+        )
+    };
+    let path = site.node.workdir().file("radvd.conf", conf(6, 9));
+    site.node.set_sysctl("net/ipv6/conf/all/forwarding", "1");
+    let radvd = |site: &Site| {
+        let pid = site.path("radvd.pid");
+        site.serve(&format!("radvd -n -m stderr -d 1 -C {} -p {} -u root", path.display(), pid.display()));
+    };
+    radvd(&site);
+    site.start_daemon("");
+    let container = site.node.container();
+    let attachment = site.attach(&container, json!({"ipv4": false, "ipv6": "slaac"}));
+    assert_eq!(v6(&attachment.result).len(), 1);
+    assert_eq!(attachment.result["dns"], json!({"nameservers": ["fd07::53"], "search": ["ra.example.org"]}));
+    assert!(container.find_route(6, "fd99::/48").is_some());
+    assert_eq!(container.link("eth0")["mtu"], 1400);
+    site.stop_servers();
+    site.within(15, "address and routes are gone", |_| {
+        global(&container).is_empty() && container.find_route(6, "default").is_none()
+    });
+}

@@ -1,0 +1,197 @@
+//! Interfaces of other kinds than a bridge's veth, and many of them.
+
+use serde_json::json;
+
+use crate::site::Site;
+use crate::support::{Container, require_netns, require_tool, skip};
+
+/// Calls of the dhcp plugin itself for an interface that is there.
+fn dhcp(
+    site: &Site,
+    command: &str,
+    container: &Container,
+    more: serde_json::Value,
+) -> crate::support::Outcome {
+    let mut config = site.config(more);
+    config["type"] = json!("dhcp");
+    site.node.request(command, container, "eth0", &config).run()
+}
+
+#[test]
+fn macvlan_and_ipvlan_interfaces_get_addresses_of_their_own() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    let site = Site::new();
+    site.dnsmasq("");
+    site.start_daemon("");
+    let mut tried = 0;
+    for kind in ["macvlan mode bridge", "ipvlan mode l2"] {
+        // On the end of a veth pair whose other end is in the bridge.
+        let parent = "port1";
+        let mut addresses = Vec::new();
+        for number in 0..2 {
+            let container = site.node.container();
+            let name = format!("sub{number}");
+            let added = site.node.try_run(&format!("ip link add {name} link {parent} type {kind}"));
+            if !added.status.success() {
+                skip(&format!("this kernel has no {kind}"));
+                break;
+            }
+            site.node.ip(&[&format!("link set {name} netns {} name eth0", container.path())]);
+            let result = dhcp(&site, "ADD", &container, json!({})).ok();
+            addresses.push(result["ips"][0]["address"].as_str().unwrap().to_owned());
+            assert!(container.link_has("eth0", "UP"));
+            tried += 1;
+        }
+        addresses.dedup();
+        assert!(addresses.len() != 1, "{kind}: one address for two: {addresses:?}");
+        let _ = site.node.try_run("ip link del sub0");
+    }
+    assert_eq!(site.leases().len(), tried);
+}
+
+/// The plugin of each kind with DHCP: the link comes before the address, and goes after it.
+#[test]
+fn macvlan_ipvlan_and_host_device_get_addresses_and_give_them_back() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    let site = Site::new();
+    site.dnsmasq("");
+    site.start_daemon("");
+    let mut skipped = Vec::new();
+    for kind in ["macvlan", "ipvlan", "host-device"] {
+        let tried = site.node.try_run(&format!("ip link add try link port1 type {kind}"));
+        if kind != "host-device" && !tried.status.success() {
+            skipped.push(kind);
+            continue;
+        }
+        let _ = site.node.try_run("ip link del try");
+        let mut config = site.config(json!({}));
+        config["type"] = json!(kind);
+        config.as_object_mut().unwrap().remove("bridge");
+        match kind {
+            "host-device" => {
+                config["device"] = json!("port1");
+                config["dataDir"] = json!(site.node.data_dir());
+            }
+            _ => config["master"] = json!("port1"),
+        }
+        let container = site.node.container();
+        let attachment = site.node.attach(&container, "eth0", &config);
+        let address = attachment.ip(0);
+        assert_eq!(container.addresses("eth0"), [format!("{address}/24")], "{kind}");
+        assert!(container.pings("10.7.0.1"), "{kind}");
+        attachment.check();
+        attachment.del();
+        let released = format!("DHCPRELEASE(cni0) {address}");
+        site.eventually("released", |s| s.server_log().contains(&released));
+        assert!(site.leases().is_empty(), "{kind}");
+    }
+    if !skipped.is_empty() {
+        skip(&format!("this kernel has no {}", skipped.join(", ")));
+    }
+}
+
+#[test]
+fn vlan_interfaces_speak_on_their_vlan() {
+    require_netns!();
+    let site = Site::new();
+    let container = site.node.container();
+    let added = site.node.try_run("ip link add link port1 name eth0.5 type vlan id 5");
+    if !added.status.success() {
+        return skip("this kernel has no 8021q");
+    }
+    site.start_daemon("-resendtimeout 700ms -timeout 100ms");
+    site.node.ip(&[&format!("link set eth0.5 netns {} name eth0", container.path())]);
+    // Nobody serves on the VLAN.
+    dhcp(&site, "ADD", &container, json!({})).err().names(&["no DHCP server answers"]);
+}
+
+#[test]
+fn an_interface_that_is_missing_is_named() {
+    require_netns!();
+    let site = Site::new();
+    site.start_daemon("");
+    let container = site.node.container();
+    dhcp(&site, "ADD", &container, json!({})).err().names(&["there is no interface \"eth0\"", "main plugin"]);
+    assert_eq!(dhcp(&site, "DEL", &container, json!({})).ok(), serde_json::Value::Null);
+}
+
+#[test]
+fn a_link_that_returns_confirms_its_lease() {
+    require_netns!();
+    let site = Site::new();
+    let first = std::net::Ipv4Addr::new(10, 7, 0, 50);
+    use crate::scripted::{ACK, OFFER, Scripted};
+    let server = Scripted::start(&site, move |m| match m.name() {
+        "DISCOVER" => vec![m.grant(OFFER, first, [100, 200, 300])],
+        _ => vec![m.grant(ACK, first, [100, 200, 300])],
+    });
+    site.start_daemon("");
+    let container = site.node.container();
+    let attachment = site.attach(&container, json!({}));
+    let port = attachment.host_veth();
+    site.node.ip(&[&format!("link set {port} down")]);
+    site.eventually("it is noticed", |s| s.daemon_log().contains("the link is lost"));
+    site.node.ip(&[&format!("link set {port} up")]);
+    site.eventually("it is asked", |_| server.count("REBOOT") == 1);
+    site.eventually("it is confirmed", |s| s.leases()[0]["ipv4"]["state"] == "BOUND");
+    assert_eq!(container.addresses("eth0"), ["10.7.0.50/24"]);
+}
+
+/// How many at once: as many as a test has time for; `CNI_ALL_DHCP_LEASES=1000` for the figure of the README.
+#[test]
+fn one_daemon_holds_many_leases_in_bounded_memory() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    let wanted: usize = std::env::var("CNI_ALL_DHCP_LEASES").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
+    let site = Site::new();
+    site.node.ip(&["addr add 10.7.16.1/20 dev cni0"]);
+    site.dnsmasq("--dhcp-range=10.7.16.10,10.7.31.250,255.255.240.0,1h --dhcp-lease-max=5000");
+    site.start_daemon("");
+    let container = site.node.container();
+    let ifnames: Vec<String> = (0..wanted).map(|n| format!("e{n}")).collect();
+    let mut made = Vec::new();
+    for batch in ifnames.chunks(200) {
+        let lines: Vec<String> = batch
+            .iter()
+            .map(|name| {
+                format!(
+                    "link add h{name} up master cni0 type veth peer name {name} netns {}",
+                    container.path()
+                )
+            })
+            .collect();
+        site.node.ip(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+        let up: Vec<String> = batch.iter().map(|name| format!("link set {name} up")).collect();
+        container.ip(&up.iter().map(String::as_str).collect::<Vec<_>>());
+        made.extend(batch.iter().cloned());
+    }
+    let last = ifnames.last().unwrap();
+    site.node
+        .eventually("the last port forwards", |node| node.link(&format!("h{last}"))["operstate"] == "UP");
+    let started = std::time::Instant::now();
+    let mut config = site.config(json!({"conflictDetection": false}));
+    config["type"] = json!("dhcp");
+    let (site, container, config) = (&site, &container, &config);
+    std::thread::scope(|scope| {
+        for names in made.chunks(wanted.div_ceil(8)) {
+            scope.spawn(move || {
+                for name in names {
+                    site.node.request("ADD", container, name, config).ok();
+                }
+            });
+        }
+    });
+    let status = std::fs::read_to_string(format!("/proc/{}/status", site.daemon_pid())).unwrap();
+    let line = |key: &str| {
+        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+    };
+    let files = std::fs::read_dir(format!("/proc/{}/fd", site.daemon_pid())).unwrap().count();
+    let (peak, seconds) = (line("VmHWM:"), started.elapsed().as_secs_f64());
+    println!("{wanted} leases: {seconds:.1} s, peak memory {peak} kB, {files} descriptors");
+    assert_eq!(site.leases().len(), wanted);
+    assert!(peak < 16_000 + 30 * wanted, "{peak} kB for {wanted} leases");
+    assert_eq!(line("Threads:"), 2);
+}
