@@ -3,11 +3,16 @@
 //! While [`record`] runs, changes become lines, and what is read afterwards is as if they had been made: new links have
 //! indexes and addresses of our own invention. One thread's business; others go on as usual.
 
+mod files;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::path::{Path, PathBuf};
 
+use self::files::Copies;
 use super::rtnl::{Address, Link};
+use crate::cni::Result;
 
 thread_local! {
     static RECORDING: RefCell<Option<Recording>> = const { RefCell::new(None) };
@@ -28,6 +33,8 @@ pub(super) struct Recording {
     settings: HashMap<(Option<Place>, String), String>,
     /// Addresses that the kernel would choose, and whose they are.
     invented: Vec<(String, String)>,
+    /// Directories that are written to in the place of others.
+    copies: Copies,
 }
 
 /// Links and addresses of one namespace that were changed.
@@ -50,26 +57,48 @@ pub fn is_on() -> bool {
 
 /// What would have been changed.
 pub struct Recorded {
-    /// One line for each change.
+    /// One line for each change of the kernel.
     pub lines: Vec<String>,
+    /// Directories, and a line for each change of a file in them.
+    pub files: Vec<(PathBuf, Vec<String>)>,
     invented: Vec<(String, String)>,
 }
 
 impl Recorded {
     /// The text with hardware addresses described that the kernel would choose.
-    pub fn describe(&self, text: &str) -> String {
+    fn describe(&self, text: &str) -> String {
         self.invented.iter().fold(text.to_owned(), |text, (mac, description)| text.replace(mac, description))
     }
 }
 
-/// Runs `work` without changing anything.
-pub fn record<T>(work: impl FnOnce() -> T) -> (T, Recorded) {
+/// Runs `work` without changing anything: its outcome, and what it would have changed.
+///
+/// # Errors
+/// Files cannot be copied.
+pub fn record<T>(work: impl FnOnce() -> T) -> (T, Result<Recorded>) {
     RECORDING.with_borrow_mut(|recording| *recording = Some(Recording::default()));
     let outcome = work();
-    let Recording { lines, invented, .. } = RECORDING.with_borrow_mut(Option::take).unwrap_or_default();
-    let mut recorded = Recorded { lines: Vec::new(), invented };
-    recorded.lines = lines.iter().map(|line| recorded.describe(line)).collect();
+    let mut recording = RECORDING.with_borrow_mut(Option::take).unwrap_or_default();
+    let recorded = recording.copies.lines().map(|files| {
+        let invented = std::mem::take(&mut recording.invented);
+        let mut recorded = Recorded { lines: Vec::new(), files: Vec::new(), invented };
+        let described = |lines: &[String]| lines.iter().map(|line| recorded.describe(line)).collect();
+        let (lines, files): (Vec<String>, Vec<(PathBuf, Vec<String>)>) = (
+            described(&recording.lines),
+            files.iter().map(|(dir, lines)| (dir.clone(), described(lines))).collect(),
+        );
+        recorded.lines = lines;
+        recorded.files = files;
+        recorded
+    });
     (outcome, recorded)
+}
+
+/// Where files of a directory are to be read and written: there, or in a copy while changes are recorded. Whoever keeps
+/// files asks this for the directory.
+pub fn files(dir: PathBuf) -> PathBuf {
+    let copy = |dir: &Path| with(|recording| recording.copies.of(dir));
+    copy(&dir).unwrap_or(dir)
 }
 
 /// What stands in front of commands for the namespace that the thread is in.

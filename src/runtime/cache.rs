@@ -14,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::base64;
 use crate::cni::json::Value;
 use crate::cni::{CniResult, Code, Error, Result, ResultExt, Version};
+use crate::kernel::dry_run;
 
 /// `kind` of a file in today's format.
 const KIND: &str = "cniCacheV1";
@@ -143,7 +144,9 @@ pub(super) struct Lock {
 impl Cache {
     /// The cache below `dir`, such as `/var/lib/cni`. Nothing is made yet.
     pub(super) fn below(dir: &Path) -> Cache {
-        Cache { dir: dir.to_owned(), results: dir.join("results") }
+        let results = dry_run::files(dir.join("results"));
+        let dir = results.parent().unwrap_or(dir).to_owned();
+        Cache { dir, results }
     }
 
     /// Waits until nobody changes everything (`exclusive`: anything). A directory that does not exist is made with

@@ -57,6 +57,5 @@ pub(crate) mod conflist;
 mod run;
 
 pub use cache::CachedAttachment;
-pub(crate) use conflist::plugin_type;
 pub use conflist::{Directory, NetworkList};
 pub use run::{Attachment, CACHE_DIR, Runtime};

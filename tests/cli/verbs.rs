@@ -413,3 +413,34 @@ fn a_dry_run_names_other_programs_and_does_not_start_them() {
     assert!(printed.status == 1 && printed.stderr.contains("\"eth0\" already exists"), "{}", printed.stderr);
     host.assert_clean();
 }
+
+#[test]
+fn a_dry_run_leaves_the_files_of_delegates_alone_too() {
+    require_netns!();
+    let host = Host::new();
+    let container = host.node.container();
+    let env = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+    let file = host.node.workdir().file("subnet.env", env);
+    let config = json!({"cniVersion": "1.0.0", "name": "net", "type": "flannel", "subnetFile": file});
+    host.configure("10-net.conf", &config.to_string());
+    let call = |verb: &str, more: &[&str]| {
+        ok(host.command("cni-all", &[&[verb, "net", container.path(), "--id", "c1"], more].concat()))
+    };
+    let before = state(&host, &container);
+    let lines = call("add", &["--dry-run"]);
+    assert_eq!(state(&host, &container), before, "a dry run changes nothing");
+    for line in
+        ["printf 'c1\\r\\neth0' >/var/lib/cni/networks/net/10.244.1.2", "mkdir -p /var/lib/cni/flannel"]
+    {
+        assert!(lines.lines().any(|l| l == line), "{line} in {lines}");
+    }
+    call("add", &[]);
+    let added = state(&host, &container);
+    let lines = call("del", &["--dry-run"]);
+    assert_eq!(state(&host, &container), added, "a dry run changes nothing");
+    for line in ["rm /var/lib/cni/networks/net/10.244.1.2", "rm /var/lib/cni/flannel/", "ip link del veth"] {
+        assert!(lines.lines().any(|l| l.starts_with(line)), "{line} in {lines}");
+    }
+    call("del", &[]);
+    host.assert_clean();
+}

@@ -152,6 +152,22 @@ fn rules_of_a_go_plugin_become_the_networks_own() {
     assert!(!listed(&node).iter().any(|line| line.contains("cni0")));
 }
 
+/// Whose network a Go plugin's attachments are on is not known: they may need it.
+#[test]
+fn isolation_stays_as_long_as_a_go_plugin_has_rules() {
+    require_netns!();
+    require_tool!("iptables-nft");
+    let node = Node::new();
+    let container = node.container();
+    let attached = Chained::new(&node, &container, &bridge(&node), &policy("net", "isolated"));
+    node.run("iptables-nft -A CNI-FORWARD -s 10.1.0.77/32 -j ACCEPT");
+    attached.firewall.del();
+    assert!(listed(&node).iter().any(|line| line.contains("-i cni0 -o cni0")), "{:#?}", listed(&node));
+    node.run("iptables-nft -D CNI-FORWARD -s 10.1.0.77/32 -j ACCEPT");
+    attached.del();
+    assert!(!listed(&node).iter().any(|line| line.contains("cni0")), "{:#?}", listed(&node));
+}
+
 #[test]
 fn two_networks_on_one_bridge_keep_their_own_rules() {
     require_netns!();

@@ -162,7 +162,7 @@ fn del_needs_neither_the_daemon_nor_the_configuration_nor_the_namespace() {
     let attachment = node.attach(&container, "eth0", &config(&node));
     std::fs::remove_file(node.workdir().root().join("subnet.env")).unwrap();
     container.unmount();
-    let changes = json!({"delegate": {"name": 5}, "ipam": {"type": "no-such-plugin"}});
+    let changes = json!({"delegate": 5, "ipam": {"type": "no-such-plugin"}});
     attachment.call_with("DEL", &with(config(&node), changes)).silent();
     assert_eq!((node.links(), kept(&node).len(), node.leases("cbr0").len()), (vec!["cni0".to_owned()], 0, 0));
 }

@@ -20,20 +20,25 @@ impl Netns {
     }
 
     /// A TCP socket listening inside the namespace.
+    #[track_caller]
+    pub fn listen(&self, address: impl Into<IpAddr>, port: u16) -> TcpListener {
+        self.bind(SocketAddr::new(address.into(), port), TcpListener::bind)
+    }
+
+    /// A socket inside the namespace.
     ///
     /// The one before it on the same port may live on for a moment in a process that a parallel test is about to start:
     /// so this waits until the port is free.
     #[track_caller]
-    pub fn listen(&self, address: impl Into<IpAddr>, port: u16) -> TcpListener {
-        let address = SocketAddr::new(address.into(), port);
+    fn bind<T: Send>(&self, address: SocketAddr, bind: fn(SocketAddr) -> io::Result<T>) -> T {
         let deadline = Instant::now() + patience(Duration::from_secs(1));
         loop {
-            match self.enter(|| TcpListener::bind(address)) {
-                Ok(listener) => return listener,
+            match self.enter(|| bind(address)) {
+                Ok(socket) => return socket,
                 Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
-                Err(e) => panic!("listen on {address}: {e}"),
+                Err(e) => panic!("bind {address}: {e}"),
             }
         }
     }
@@ -46,9 +51,7 @@ impl Netns {
     /// A UDP socket inside the namespace; receiving gives up after one second.
     #[track_caller]
     pub fn udp(&self, address: impl Into<IpAddr>, port: u16) -> UdpSocket {
-        let address = SocketAddr::new(address.into(), port);
-        let socket =
-            self.enter(|| UdpSocket::bind(address)).unwrap_or_else(|e| panic!("bind {address}: {e}"));
+        let socket = self.bind(SocketAddr::new(address.into(), port), UdpSocket::bind);
         socket.set_read_timeout(Some(patience(Duration::from_secs(1)))).unwrap();
         socket
     }

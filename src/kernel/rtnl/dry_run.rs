@@ -90,6 +90,12 @@ impl Handle {
                 let new = New { kind: "ifb", mtu: Some(add.mtu), ..New::named(&add.name) };
                 make(place, &new, |_| {});
             }
+            Change::AddVrf(add) => {
+                self.must_be_free(place, &add.name, change)?;
+                note(prefix, change);
+                let new = New { kind: "vrf", ..New::named(&add.name) };
+                make(place, &new, |link| link.vrf_table = Some(add.table));
+            }
             Change::AddSubLink(add) => {
                 let there = add.netns.as_ref().map_or(Ok(place), |netns| place_of(netns, change))?;
                 if there == place {

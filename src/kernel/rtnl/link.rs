@@ -173,7 +173,7 @@ impl Link {
     /// Operationally up: has a carrier and can pass packets.
     ///
     /// A link whose carrier was there from the start is in state UNKNOWN, and works (the kernel's `netif_oper_up`): `lo`, a
-    /// dummy, on 6.1 also a bridge. Not so a veth: its UNKNOWN is a carrier that has yet to be noticed; until then the
+    /// dummy, up to 6.12 at least also a bridge. Not so a veth: its UNKNOWN is a carrier that has yet to be noticed; until then the
     /// kernel drops what is sent through it.
     pub fn is_oper_up(&self) -> bool {
         let has_carrier = self.flags & IFF_LOWER_UP != 0;

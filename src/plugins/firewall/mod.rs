@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use self::firewalld::{Firewalld, Records};
 use self::isolation::{Policy, Subject};
+use self::rules::Left;
 use super::keys::{Key, Shape, key};
 use super::{Kind, Plugin};
 use crate::attach::masquerade::{self, names};
@@ -312,6 +313,7 @@ fn attach(req: &Request, conf: &Conf, prev: &CniResult, kernel: &mut Kernel) -> 
 fn detach(req: &Request, kernel: &mut Kernel) -> Result<()> {
     let at = Attachment::of(req);
     let own = names::element_comment(&at);
+    // The link's alias knows more addresses than prevResult does when there is none; without it there is still the tag.
     let ends = kernel.host().and_then(|host| veth::host_ends(host, &at)).unwrap_or_default();
     let known = teardown::known_addresses(req, &ends);
     let stale = |tag: &str| tag == own;
@@ -337,12 +339,13 @@ fn remove_rules(
     let Some(nft) = kernel.nft_if_there()? else { return Ok(false) };
     let found = Cell::new(false);
     let plan = |nft: &mut Socket| {
-        let (mut changes, mut left) = (Vec::new(), Vec::new());
+        let (mut changes, mut left) = (Vec::new(), Left::default());
         rules::plan_del(nft, stale, known.unwrap_or_default(), &mut left, &mut changes)?;
         found.set(!changes.is_empty());
-        left.extend(Records::read(nft)?.tags().filter(|tag| !stale(tag)).cloned());
+        left.tags.extend(Records::read(nft)?.tags().filter(|tag| !stale(tag)).cloned());
         let prefix = names::network_prefix(network);
-        if !left.iter().any(|tag| tag.starts_with(&prefix)) {
+        // Attachments of a Go plugin may be this network's, and isolation that was on stays on.
+        if !left.untagged && !left.tags.iter().any(|tag| tag.starts_with(&prefix)) {
             isolation::plan_del(nft, network, &mut changes)?;
         }
         Ok(changes)

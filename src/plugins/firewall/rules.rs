@@ -21,7 +21,7 @@ use crate::attach::Attachment;
 use crate::attach::masquerade::maps::FAMILIES;
 use crate::attach::masquerade::names;
 use crate::cni::Result;
-use crate::kernel::nft::{Change, Family, ListedRule, Rule, Side, Socket, Statement, Verdict, program};
+use crate::kernel::nft::{Change, Family, Rule, Side, Socket, Statement, Verdict, program};
 
 /// Comment of the jump to the administrators' chain.
 const ADMIN_COMMENT: &str = "CNI firewall plugin admin overrides";
@@ -83,13 +83,21 @@ pub fn plan_add(
     Ok(())
 }
 
-/// What removes the rules of stale attachments, by tag, and those of a Go plugin for the `known` addresses. The tags of
-/// the rules that stay are put into `left`.
+/// Whose rules stay.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// The tags of ours.
+    pub tags: Vec<String>,
+    /// A Go plugin's, whose network is not known.
+    pub untagged: bool,
+}
+
+/// What removes the rules of stale attachments, by tag, and those of a Go plugin for the `known` addresses.
 pub fn plan_del(
     nft: &mut Socket,
     stale: &dyn Fn(&str) -> bool,
     known: &[IpAddr],
-    left: &mut Vec<String>,
+    left: &mut Left,
     changes: &mut Vec<Change>,
 ) -> Result<()> {
     for family in FAMILIES {
@@ -104,9 +112,15 @@ pub fn plan_del(
             _ => true,
         };
         let listed = nft.rules_by_tag(table(family), CNI_FORWARD, stale_or_untagged)?;
-        left.extend(others.into_inner());
-        let goes = |rule: &&ListedRule| rule.tag.is_some() || former.iter().any(|steps| does(rule, steps));
-        changes.extend(listed.iter().filter(goes).map(|rule| delete(family, rule)));
+        left.tags.extend(others.into_inner());
+        for found in listed {
+            if found.tag.is_some() || former.iter().any(|steps| does(&found, steps)) {
+                changes.push(delete(family, &found));
+            } else {
+                let sides = [Side::Source, Side::Destination];
+                left.untagged |= sides.into_iter().any(|side| found.within(side, family).is_some());
+            }
+        }
     }
     Ok(())
 }

@@ -5,9 +5,11 @@ mod delegate;
 mod scratch;
 mod subnet;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use self::scratch::{Kept, Scratch};
 use self::subnet::SubnetEnv;
@@ -21,7 +23,7 @@ use crate::cni::json::Value;
 use crate::cni::version::negotiate;
 use crate::cni::{CniResult, Code, Command, Error, Request, Result, ResultExt, ValidAttachment, Version};
 use crate::invoke;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, dry_run};
 
 /// What the flannel daemon writes.
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
@@ -44,12 +46,22 @@ const KEYS: &[Key] = &[
     ),
 ];
 
-/// The JSON, as written; `delegate` and `ipam` are read as they are.
+/// The JSON, as written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Wire {
     subnet_file: String,
     data_dir: String,
+}
+
+/// What the delegate's configuration is made of, which DEL does not need; [`delegate`] reads it as it stands.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PartsWire {
+    #[serde(rename = "delegate")]
+    _delegate: BTreeMap<String, IgnoredAny>,
+    #[serde(rename = "ipam")]
+    _ipam: BTreeMap<String, IgnoredAny>,
 }
 
 /// The configuration.
@@ -69,14 +81,19 @@ impl Conf {
         let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
         Ok(Conf {
             subnet_file: or(wire.subnet_file, SUBNET_FILE),
-            data_dir: or(wire.data_dir, DATA_DIR).into(),
+            data_dir: dry_run::files(or(wire.data_dir, DATA_DIR).into()),
             own: Value::parse(&req.stdin)?,
         })
     }
 
+    fn check(&self, req: &Request) -> Result<()> {
+        req.config.read::<PartsWire>()?;
+        delegate::check(&self.own)
+    }
+
     /// The delegate's configuration, with what the daemon tells now.
     fn delegate(&self, req: &Request) -> Result<Value> {
-        delegate::check(&self.own)?;
+        self.check(req)?;
         delegate::config(&self.own, &req.config.name, &SubnetEnv::read(&self.subnet_file)?)
     }
 
@@ -110,7 +127,7 @@ impl Plugin for Flannel {
     }
 
     fn validate(&self, req: &Request) -> Result<()> {
-        delegate::check(&Conf::new(req)?.own)
+        Conf::new(req)?.check(req)
     }
 
     fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {

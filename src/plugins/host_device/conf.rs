@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::cni::{Command, Dns, Error, Request, Result};
+use crate::kernel::dry_run;
 use crate::kernel::rtnl::Mac;
 use crate::plugins::keys::{Key, Shape, key};
 
@@ -121,7 +122,7 @@ pub fn data_dir(req: &Request) -> Result<PathBuf> {
         Err(_) if matches!(req.command, Command::Del | Command::Gc) => String::new(),
         Err(e) => return Err(e),
     };
-    Ok(PathBuf::from(if dir.is_empty() { DATA_DIR } else { &dir }))
+    Ok(dry_run::files(PathBuf::from(if dir.is_empty() { DATA_DIR } else { &dir })))
 }
 
 /// The first that is given of device, hwaddr, kernelpath, deviceID, pciBusID.

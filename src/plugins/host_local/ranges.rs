@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::alloc::{Range, RangeSet};
 use crate::cni::names::{Cidr, next_after_network, optional_ip, parse_ip};
 use crate::cni::{Code, Error, Request, Result, Route, Version};
+use crate::kernel::dry_run;
 use crate::plugins::keys::{Key, ROUTE, Shape, key};
 
 /// Parent of the directories of all networks, unless `ipam.dataDir` says otherwise.
@@ -186,7 +187,7 @@ impl Conf {
 
 /// `<dataDir>/<network name>`; the name has been checked to be a plain file name.
 fn directory(data_dir: &str, name: &str) -> PathBuf {
-    Path::new(if data_dir.is_empty() { DATA_DIR } else { data_dir }).join(name)
+    dry_run::files(Path::new(if data_dir.is_empty() { DATA_DIR } else { data_dir }).join(name))
 }
 
 /// The addresses asked for in `CNI_ARGS`, `args.cni.ips` and `runtimeConfig.ips`: all of them count.

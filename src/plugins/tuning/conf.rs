@@ -8,6 +8,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::attach::{mac, mtu};
 use crate::cni::{Code, Command, Error, Request, Result};
+use crate::kernel::dry_run;
 use crate::kernel::rtnl::Mac;
 use crate::plugins::keys::{Key, Shape, key};
 
@@ -185,7 +186,7 @@ pub fn data_dir(req: &Request) -> Result<PathBuf> {
         Err(_) if matches!(req.command, Command::Del | Command::Gc) => String::new(),
         Err(e) => return Err(e),
     };
-    Ok(PathBuf::from(if dir.is_empty() { DATA_DIR } else { &dir }))
+    Ok(dry_run::files(PathBuf::from(if dir.is_empty() { DATA_DIR } else { &dir })))
 }
 
 /// Weakest first: configuration, `CNI_ARGS`, `runtimeConfig`, `args.cni`: another order than that of main plugins.
