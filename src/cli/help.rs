@@ -52,7 +52,9 @@ pub fn text() -> String {
     for command in &definition().commands {
         let _ = writeln!(out, "  {:<17}{}", command.name, summary(&command.command));
     }
-    out.push_str("  --version        print the version, the compatible Go release and the protocol versions\n");
+    out.push_str(
+        "  --version        print the version, the compatible Go release and the protocol versions\n",
+    );
     out.push_str("\nTools (also by a link of that name):\n");
     for tool in &TOOLS {
         let _ = writeln!(out, "  {:<17}{}", tool.name, tool.about);

@@ -1,5 +1,6 @@
 //! `cni-all show` and `doctor` on a node with a running container.
 
+use std::os::unix::fs::MetadataExt;
 use std::process::Child;
 
 use serde_json::Value;
