@@ -14,7 +14,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::{Value, json};
 
 use crate::call::Call;
-use crate::cases::{Bench, GO, OURS, Plugin};
+use crate::cases::{Bench, Contender, GO, OURS, Plugin};
 use crate::node::Netns;
 use crate::stats::Samples;
 use crate::{progress, warn};
@@ -27,6 +27,8 @@ const FIRST_PORT: u32 = 10_000;
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The container that the measured mapping leads to.
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 22, 0, 2);
+/// Two grace periods.
+const GRACE: Duration = Duration::from_millis(40);
 /// Connections of one layout before the next has its turn.
 const IN_A_ROW: usize = 20;
 
@@ -112,7 +114,7 @@ impl Bench<'_> {
             for (name, bin, host) in &bins {
                 let Some(bin) = bin.as_ref().filter(|_| *name == OURS || *size <= go_limit) else { continue };
                 let config = config(&container, count, PER_CONTAINER);
-                sides.push((name, Box::new(Plugin::new(bin, host, &container, config))));
+                sides.push((name, Box::new(Settled(Plugin::new(bin, host, &container, config)))));
             }
             self.measure("portmap, 3 ports", *size, sides)?;
         }
@@ -151,6 +153,22 @@ impl Bench<'_> {
             }
         }
         Ok(all)
+    }
+}
+
+/// A plugin that the kernel has time to clean up behind, before it is called again: what nftables removes waits for a
+/// grace period, and what comes next for that.
+struct Settled<'a>(Plugin<'a>);
+
+impl Contender for Settled<'_> {
+    fn add(&mut self) -> io::Result<Duration> {
+        std::thread::sleep(GRACE);
+        self.0.add()
+    }
+
+    fn del(&mut self) -> io::Result<Duration> {
+        std::thread::sleep(GRACE);
+        self.0.del()
     }
 }
 
@@ -282,7 +300,7 @@ fn go_nftables(count: u32) -> String {
          chain hostip_hostports {{\n}}\n\
          chain hostports_all {{\njump hostip_hostports\njump hostports\n}}\n\
          chain prerouting {{ type nat hook prerouting priority dstnat;\nfib daddr type local jump hostports_all\n}}\n\
-         chain output {{ type nat hook output priority dstnat;\nfib daddr type local jump hostports_all\n}}\n\
+         chain output {{ type nat hook output priority -100;\nfib daddr type local jump hostports_all\n}}\n\
          chain masquerading {{ type nat hook postrouting priority srcnat;\n{masquerading}}}\n\
          }}\n"
     )

@@ -11,6 +11,8 @@ pub mod rtnl;
 pub mod sysctl;
 pub mod tun;
 
+use std::os::fd::OwnedFd;
+
 use nix::errno::Errno;
 
 use crate::cni::Result;
@@ -21,13 +23,15 @@ pub struct Kernel {
     system_bus: Option<String>,
     host: Option<rtnl::Handle>,
     nft: Option<nft::Socket>,
+    /// While this is open, a child keeps the socket before it open; so it is closed after it.
+    closing: Option<OwnedFd>,
 }
 
 impl Kernel {
     /// Nothing is opened yet. `wait`: DEL returns only when the kernel has freed everything, instead of leaving the
     /// end of it (a grace period of some 16 ms) to a detached child (`CNI_ALL_WAIT=1`).
     pub fn new(wait: bool) -> Kernel {
-        Kernel { wait, system_bus: None, host: None, nft: None }
+        Kernel { wait, system_bus: None, host: None, nft: None, closing: None }
     }
 
     /// The same with the D-Bus addresses of the system bus (`DBUS_SYSTEM_BUS_ADDRESS`), for what changes the kernel through
@@ -71,6 +75,13 @@ impl Kernel {
             None => nft::Socket::open()?,
         };
         Ok(self.nft.insert(nft))
+    }
+
+    /// Leaves the wait for what nftables removed, at the end of the call, to a child, unless removals wait anyway.
+    pub fn close_nft_late(&mut self) {
+        if !self.wait && self.nft.is_some() && self.closing.is_none() {
+            self.closing = detach::close_late();
+        }
     }
 
     /// As [`Kernel::nft`]; `None` on a kernel without it, where nothing can have been left.

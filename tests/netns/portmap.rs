@@ -2,12 +2,14 @@
 //! its neighbours, over TCP and UDP, IPv4 and IPv6.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Attachment, Container, Netns, Node, Outside, assert_same, patience, require_netns};
+use crate::support::{
+    Attachment, Container, Netns, Node, Outside, assert_same, patience, require_netns, require_tool,
+};
 use crate::{dual_stack_config, with, with_static};
 
 const LIMIT: Duration = Duration::from_millis(700);
@@ -35,7 +37,7 @@ fn reach(
     let mut word = [0; 4];
     let seen = match transport {
         Transport::Tcp => {
-            let listener = listen(server, any, port)?;
+            let listener = bind(|| server.enter(|| TcpListener::bind((any, port))))?;
             let mut near = client.connect(to, LIMIT)?;
             let (mut far, from) = listener.accept()?;
             near.set_read_timeout(Some(patience(LIMIT)))?;
@@ -46,7 +48,7 @@ fn reach(
             from
         }
         Transport::Udp => {
-            let far = server.udp(any, port);
+            let far = bind(|| server.enter(|| UdpSocket::bind((any, port))))?;
             far.set_read_timeout(Some(patience(LIMIT)))?;
             let near = client.udp(any, 0);
             near.set_read_timeout(Some(patience(LIMIT)))?;
@@ -63,11 +65,12 @@ fn reach(
     Ok(seen.ip().to_string())
 }
 
-/// A listening socket; on a busy machine what used the port before may take a moment to let go of it.
-fn listen(server: &Netns, any: IpAddr, port: u16) -> io::Result<TcpListener> {
-    let deadline = Instant::now() + Duration::from_secs(2);
+/// A bound socket. The one before it on the same port may live on for a moment in a process that a parallel test is about
+/// to start.
+fn bind<T>(make: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + patience(Duration::from_secs(2));
     loop {
-        match server.enter(|| TcpListener::bind((any, port))) {
+        match make() {
             Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -462,6 +465,41 @@ fn del_needs_nothing_but_the_attachments_name_and_leaves_other_attachments_alone
 }
 
 #[test]
+fn add_again_replaces_the_mappings_by_those_of_now() {
+    require_netns!();
+    require_tool!("iptables-nft");
+    for backend in ["nftables", "iptables"] {
+        let node = Node::new();
+        let one = node.container();
+        let (_link, ports) = mapped(&node, &one, json!({"backend": backend}));
+        let again = |mappings: Value| {
+            let config = with(ports.config.clone(), json!({"runtimeConfig": {"portMappings": mappings}}));
+            node.attach(&one, "eth0", &config).check();
+        };
+        let at = |host: &str| with(mapping("tcp", 9090, 80), json!({"hostIP": host}));
+        // nft does not show all that xtables targets say.
+        let rules = || match backend {
+            "iptables" => node.run("iptables-nft -t nat -S") + &node.run("ip6tables-nft -t nat -S"),
+            _ => node.nft(),
+        };
+        again(json!([at("0.0.0.0")]));
+        let found = rules();
+        assert!(found.contains("9090") && !found.contains("8080") && !found.contains("fd00:1::2"), "{found}");
+        again(json!([at("::")]));
+        let found = rules();
+        assert!(found.contains("fd00:1::2"), "{found}");
+        assert!(!found.contains("10.1.0.2"), "{found}");
+        again(json!([]));
+        let found = rules();
+        assert!(!found.contains("9090") && !found.contains(one.id()), "{found}");
+        again(json!([at("")]));
+        again(json!([at("")]));
+        ports.del();
+        assert!(!rules().contains(one.id()));
+    }
+}
+
+#[test]
 fn gc_removes_mappings_of_what_is_not_valid_any_more() {
     require_netns!();
     let node = Node::new();
@@ -491,7 +529,7 @@ fn check_names_what_is_missing() {
     let (_link, ports) = mapped(&node, &one, json!({}));
     for (damage, word) in [
         ("nft delete element ip cni-all hostports { tcp . 8080 }", "hostports does not have { tcp . 8080 "),
-        ("nft flush map ip6 cni-all hairpins", "hairpins does not have { tcp . fd00:1::2 . 80 . 8080"),
+        ("nft flush set ip6 cni-all mapped", "mapped does not have { tcp . fd00:1::2 . 80 . 8080"),
         (
             "nft flush chain ip cni-all portmap-local",
             "nft add rule ip cni-all portmap-local fib daddr type local",
@@ -563,7 +601,7 @@ fn udp_clients_follow_a_port_from_container_to_container() {
     let client = outside.udp([0; 4], 4000);
     let foreign = node.udp([0; 4], 4001);
     foreign.send_to(b"x", (Outside::V4, 8080)).unwrap();
-    let arrives = |at: &std::net::UdpSocket| {
+    let arrives = |at: &UdpSocket| {
         client.send_to(b"x", (Outside::NODE_V4, 8080)).unwrap();
         at.recv_from(&mut [0; 4]).map(|(_, from)| from.ip().to_string())
     };
@@ -584,4 +622,40 @@ fn udp_clients_follow_a_port_from_container_to_container() {
     node.attach(&two, "eth0", &portmap(&second, json!([mapping("udp", 8080, 80)])));
     assert_eq!(arrives(&servers[1]).unwrap(), Outside::V4);
     assert!(tracked().contains("sport=4001 dport=8080"), "{}", tracked());
+}
+
+#[test]
+fn a_list_as_nomad_writes_it_works_under_a_forward_chain_that_drops() {
+    require_netns!();
+    require_tool!("iptables-nft");
+    for backend in [json!(null), json!("iptables")] {
+        let node = Node::new();
+        let outside = node.outside();
+        node.run("iptables-nft -P FORWARD DROP");
+        let one = node.container();
+        let version = json!({"cniVersion": "0.4.0", "name": "nomad", "bridge": "nomad", "ipMasq": true});
+        let link = node.attach(&one, "eth0", &with(dual_stack_config(&node), version));
+        let firewall = json!({
+            "cniVersion": "0.4.0", "name": "nomad", "type": "firewall", "backend": "iptables",
+            "iptablesAdminChainName": "NOMAD-ADMIN", "prevResult": link.result,
+        });
+        let firewall = node.attach(&one, "eth0", &firewall);
+        // Nomad itself writes this one.
+        node.run("iptables-nft -A NOMAD-ADMIN -o nomad -d 10.1.0.0/24 -j ACCEPT");
+        let ports = with(
+            portmap(&link, json!([mapping("tcp", 8080, 80)])),
+            json!({"cniVersion": "0.4.0", "snat": true, "backend": backend, "prevResult": firewall.result}),
+        );
+        let ports = node.attach(&one, "eth0", &ports);
+        let seen = reach(Transport::Tcp, &outside, (Outside::NODE_V4, 8080), &one, 80);
+        assert_eq!(seen.unwrap_or_else(|e| panic!("{backend}: {e}")), Outside::V4);
+        reach(Transport::Tcp, &one, (Outside::NODE_V4, 8080), &one, 80).unwrap();
+        for attachment in [&ports, &firewall, &link] {
+            attachment.check();
+        }
+        for attachment in [&ports, &firewall, &link] {
+            attachment.del();
+        }
+        assert!(!node.nft().contains(one.id()), "{}", node.nft());
+    }
 }

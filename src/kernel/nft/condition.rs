@@ -7,9 +7,9 @@ use nftnl::expr::{Bitwise, Cmp, CmpOp};
 use nftnl::nftnl_sys::{self as sys, libc};
 
 use super::ffi::RawExpression;
-use super::lower::{payload, xtables};
-use super::print::{Protocol, side_name};
-use super::{Dialect, Family, Rule, Side, Statement};
+use super::lower::{is_in, payload, xtables};
+use super::print::{Protocol, joined, side_name};
+use super::{Dialect, Family, Map, Rule, Side, Statement};
 use crate::cni::{Error, Result};
 
 /// `IPS_DST_NAT` (`linux/netfilter/nf_conntrack_common.h`): the connection's destination was translated.
@@ -167,6 +167,8 @@ pub enum Condition {
     InputName(String),
     /// `iif "lo"`: the packet came from this host itself. nft only.
     FromThisHost,
+    /// `meta l4proto . th dport @set`: several parts of the packet are in a set. nft only.
+    In(Vec<Field>, Map),
     /// `ct status dnat`: the connection's destination was translated. nft only.
     Translated,
 }
@@ -204,6 +206,10 @@ impl Condition {
             }
             Condition::InputName(name) => write!(f, "iifname {differs}\"{name}\""),
             Condition::FromThisHost => write!(f, "iif {differs}\"lo\""),
+            Condition::In(fields, set) => {
+                let key = joined(fields.iter().map(|field| field.shown(set.table.family)));
+                write!(f, "{key} {differs}@{}", set.name)
+            }
             Condition::Translated => write!(f, "ct status {}dnat", if not { "! " } else { "" }),
         }
     }
@@ -228,7 +234,10 @@ impl Condition {
             Condition::Mark { value, mask: u32::MAX } => write!(f, " -m mark {not}--mark {value:#x}"),
             Condition::Mark { value, mask } => write!(f, " -m mark {not}--mark {value:#x}/{mask:#x}"),
             Condition::InputName(name) => write!(f, " {not}-i {}", name.replace('*', "+")),
-            Condition::LocalToLink(_) | Condition::FromThisHost | Condition::Translated => {
+            Condition::LocalToLink(_)
+            | Condition::FromThisHost
+            | Condition::In(..)
+            | Condition::Translated => {
                 write!(f, " {not}{self:?}")
             }
         }
@@ -322,6 +331,10 @@ impl Condition {
                 object.add_expr(&meta(libc::NFT_META_IIF, first));
                 object.add_expr(&Cmp::new(op, 1_u32.to_ne_bytes().as_slice()));
             }
+            Condition::In(fields, set) if !iptables => {
+                load_all(object, rule, fields)?;
+                object.add_expr(&is_in(set, not)?);
+            }
             Condition::Translated if !iptables => {
                 object.add_expr(&RawExpression {
                     name: c"ct",
@@ -339,6 +352,7 @@ impl Condition {
             Condition::DestinationPorts(_)
             | Condition::LocalToLink(_)
             | Condition::FromThisHost
+            | Condition::In(..)
             | Condition::Translated => {
                 return Err(Error::internal(format!("nft: {self:?} cannot be written like this: {rule}")));
             }

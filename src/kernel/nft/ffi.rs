@@ -173,16 +173,20 @@ fn allocated<T>(pointer: *mut T) -> NonNull<T> {
     NonNull::new(pointer).unwrap_or_else(|| std::process::abort())
 }
 
-/// Makes a set a map with keys and data of these types and lengths.
-pub fn make_map<K>(set: &Set<'_, K>, (key_type, key_len): (u32, u32), (data_type, data_len): (u32, u32)) {
+/// Gives a set keys of this type and length, and makes it a map when there are data.
+pub fn make_map<K>(set: &Set<'_, K>, (key_type, key_len): (u32, u32), data: Option<(u32, u32)>) {
     let set = set.as_ptr().as_ptr();
     // SAFETY: the set lives as long as the borrow.
     unsafe {
         sys::nftnl_set_set_u32(set, sys::NFTNL_SET_KEY_TYPE as u16, key_type);
         sys::nftnl_set_set_u32(set, sys::NFTNL_SET_KEY_LEN as u16, key_len);
-        sys::nftnl_set_set_u32(set, sys::NFTNL_SET_FLAGS as u16, libc::NFT_SET_MAP as u32);
-        sys::nftnl_set_set_u32(set, sys::NFTNL_SET_DATA_TYPE as u16, data_type);
-        sys::nftnl_set_set_u32(set, sys::NFTNL_SET_DATA_LEN as u16, data_len);
+        if let Some((data_type, data_len)) = data {
+            sys::nftnl_set_set_u32(set, sys::NFTNL_SET_FLAGS as u16, libc::NFT_SET_MAP as u32);
+            sys::nftnl_set_set_u32(set, sys::NFTNL_SET_DATA_TYPE as u16, data_type);
+            sys::nftnl_set_set_u32(set, sys::NFTNL_SET_DATA_LEN as u16, data_len);
+        } else {
+            sys::nftnl_set_set_u32(set, sys::NFTNL_SET_FLAGS as u16, 0);
+        }
     }
 }
 
@@ -192,6 +196,8 @@ pub enum RawData {
     Verdict(i32, Option<CString>),
     /// Anything else.
     Bytes(Vec<u8>),
+    /// None: the element of a set.
+    Nothing,
 }
 
 /// Puts an element into a set object: its key, and when it is to be made, data and user data (comment).
@@ -206,6 +212,7 @@ pub fn push_element<K>(set: &Set<'_, K>, key: &[u8], data: Option<(&RawData, &[u
         if let Some((data, user_data)) = data {
             put(sys::NFTNL_SET_ELEM_USERDATA, user_data);
             match data {
+                RawData::Nothing => {}
                 RawData::Bytes(bytes) => put(sys::NFTNL_SET_ELEM_DATA, bytes),
                 RawData::Verdict(verdict, chain) => {
                     let attribute = sys::NFTNL_SET_ELEM_VERDICT as u16;

@@ -218,6 +218,7 @@ impl RawElement {
     pub(super) fn typed(self, map: &Map) -> Option<Element> {
         let data = match self.verdict {
             Some((code, chain)) => Value::Verdict(verdict(code, chain)?),
+            None if map.data == Type::Nothing => Value::Nothing,
             None => value(map.data, map.table.family, &self.data)?,
         };
         let comment = user_data(&self.user_data, UDATA_COMMENT).unwrap_or_default();
@@ -242,7 +243,7 @@ fn value(ty: Type, family: Family, bytes: &[u8]) -> Option<Value> {
             }
             Some(Value::Joined(values))
         }
-        Type::Verdict => None,
+        Type::Verdict | Type::Nothing => None,
     }
 }
 

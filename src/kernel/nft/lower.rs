@@ -273,6 +273,7 @@ pub(super) fn type_of(ty: Type, family: Family) -> (u32, u32) {
         }),
         // NFT_DATA_VERDICT; the length is that of the kernel's struct nft_verdict.
         Type::Verdict => (0xffff_ff00, 16),
+        Type::Nothing => (0, 0),
     }
 }
 
@@ -285,7 +286,7 @@ fn byte_orders(map: &Map) -> Vec<u8> {
             Type::Address | Type::Port => 2,
             Type::Name | Type::Protocol => 1,
             Type::Joined(_) => 0,
-            Type::Verdict => continue,
+            Type::Verdict | Type::Nothing => continue,
         };
         bytes.extend_from_slice(&[kind, 4]);
         bytes.extend_from_slice(&order.to_ne_bytes());
@@ -298,11 +299,12 @@ fn with_set<T>(map: &Map, run: impl FnOnce(&dyn SetObject) -> Result<T>) -> Resu
     let (name, family) = (c_string(map.name)?, proto_family(map.table.family));
     // Sets made in one batch are told apart by number; names decide everywhere else.
     let id = map.name.bytes().fold(1, |id: u32, byte| id.wrapping_mul(31).wrapping_add(byte.into())).max(1);
-    if map.key == Type::Verdict {
-        return Err(Error::internal(format!("nft: map {map} cannot have verdicts as keys")));
+    if matches!(map.key, Type::Verdict | Type::Nothing) {
+        return Err(Error::internal(format!("nft: map {map} cannot have such keys")));
     }
+    let data = (map.data != Type::Nothing).then(|| type_of(map.data, map.table.family));
     let set = Set::<AnyKey>::new_named(&name, id, &table, family);
-    ffi::make_map(&set, type_of(map.key, map.table.family), type_of(map.data, map.table.family));
+    ffi::make_map(&set, type_of(map.key, map.table.family), data);
     run(&set)
 }
 
@@ -325,7 +327,7 @@ fn value_bytes(value: &Value) -> Result<Vec<u8>> {
             }
             Ok(bytes)
         }
-        Value::Name(_) | Value::Verdict(_) => {
+        Value::Name(_) | Value::Verdict(_) | Value::Nothing => {
             Err(Error::internal(format!("nft: {value} is not an element's key")))
         }
     }
@@ -344,6 +346,7 @@ fn create_element(encoder: &mut Encoder, map: &Map, element: &Element) -> Result
             let (code, chain) = verdict_code(verdict);
             RawData::Verdict(code, chain.map(c_string).transpose()?)
         }
+        Value::Nothing => RawData::Nothing,
         other => RawData::Bytes(value_bytes(other)?),
     };
     let comment = user_data(&[(UDATA_COMMENT, Some(&element.comment))], COMMENT_MAX)?;
@@ -579,14 +582,23 @@ fn condition(object: &mut nftnl::Rule, rule: &Rule, statement: &Statement) -> Re
 
 /// A look-up of what the first registers have; `into` is where what is found goes.
 fn lookup(map: &Map, into: u32) -> Result<RawExpression> {
+    let mut found = is_in(map, false)?;
+    found.numbers.push((sys::NFTNL_EXPR_LOOKUP_DREG, into));
+    Ok(found)
+}
+
+/// Whether what the first registers have is, or is not, in a set.
+pub(super) fn is_in(set: &Map, not: bool) -> Result<RawExpression> {
+    let mut numbers = vec![(sys::NFTNL_EXPR_LOOKUP_SREG, libc::NFT_REG_1 as u32)];
+    if not {
+        // NFT_LOOKUP_F_INV
+        numbers.push((sys::NFTNL_EXPR_LOOKUP_FLAGS, 1));
+    }
     Ok(RawExpression {
         name: c"lookup",
-        numbers: vec![
-            (sys::NFTNL_EXPR_LOOKUP_SREG, libc::NFT_REG_1 as u32),
-            (sys::NFTNL_EXPR_LOOKUP_DREG, into),
-        ],
+        numbers,
         small: Vec::new(),
-        bytes: vec![(sys::NFTNL_EXPR_LOOKUP_SET, c_string(map.name)?.into_bytes_with_nul())],
+        bytes: vec![(sys::NFTNL_EXPR_LOOKUP_SET, c_string(set.name)?.into_bytes_with_nul())],
     })
 }
 

@@ -136,6 +136,8 @@ pub enum Type {
     Joined(&'static [Type]),
     /// What to do with the packet (`verdict`); data only.
     Verdict,
+    /// No data at all: the map is a set.
+    Nothing,
 }
 
 /// A key or datum of a map.
@@ -153,6 +155,8 @@ pub enum Value {
     Joined(Vec<Value>),
     /// Of [`Type::Verdict`].
     Verdict(Verdict),
+    /// Of [`Type::Nothing`].
+    Nothing,
 }
 
 /// One entry of a map.

@@ -62,11 +62,12 @@ fn type_name(ty: Type, family: Family) -> String {
         Type::Port => "inet_service".into(),
         Type::Joined(parts) => joined(parts.iter().map(|part| type_name(*part, family))),
         Type::Verdict => "verdict".into(),
+        Type::Nothing => String::new(),
     }
 }
 
 /// Parts as nft writes a concatenation.
-fn joined<T: Display>(parts: impl Iterator<Item = T>) -> String {
+pub(super) fn joined<T: Display>(parts: impl Iterator<Item = T>) -> String {
     parts.map(|part| part.to_string()).collect::<Vec<_>>().join(" . ")
 }
 
@@ -85,13 +86,15 @@ impl Display for Value {
             Value::Port(port) => port.fmt(f),
             Value::Joined(parts) => f.write_str(&joined(parts.iter())),
             Value::Verdict(verdict) => verdict.fmt(f),
+            Value::Nothing => Ok(()),
         }
     }
 }
 
 impl Display for Element {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{} comment \"{}\" : {}", self.key, self.comment, self.data)
+        write!(f, "{} comment \"{}\"", self.key, self.comment)?;
+        if self.data == Value::Nothing { Ok(()) } else { write!(f, " : {}", self.data) }
     }
 }
 
@@ -260,6 +263,9 @@ impl Display for Change {
             Change::CreateTable(table) => write!(f, "nft create table {table}"),
             Change::AddChain(chain) => write!(f, "nft add chain {chain}"),
             Change::CreateChain(chain) => write!(f, "nft create chain {chain}"),
+            Change::AddMap(set) if set.data == Type::Nothing => {
+                write!(f, "nft add set {set} {{ type {}; }}", type_name(set.key, set.table.family))
+            }
             Change::AddMap(map) => {
                 let family = map.table.family;
                 let (key, data) = (type_name(map.key, family), type_name(map.data, family));

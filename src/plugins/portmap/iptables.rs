@@ -188,12 +188,16 @@ fn delete(rule: &ListedRule, family: Family) -> Change {
 /// [`Code::PORT_IN_USE`] when another container has one of them.
 pub fn plan_add(nft: &mut Socket, at: &Attachment, conf: &Conf, container: &[IpNet]) -> Result<Vec<Change>> {
     let mut changes = Vec::new();
+    let mapped = |net: &&IpNet| !Record::all(&conf.mappings, net.addr()).is_empty();
+    let container: Vec<&IpNet> = container.iter().filter(mapped).collect();
+    for family in FAMILIES {
+        if !container.iter().any(|net| Family::of(net.addr()) == family) {
+            plan_del_family(nft, at, family, &mut changes)?;
+        }
+    }
     for net in container {
         let own = Own::new(at, Family::of(net.addr()));
         let records = Record::all(&conf.mappings, net.addr());
-        if records.is_empty() {
-            continue;
-        }
         plan_shared(nft, conf, own.family, &mut changes)?;
         let entries = own.entries(conf)?;
         refuse_contested(nft, &own, &entries, &records)?;
@@ -369,6 +373,9 @@ pub fn records(nft: &mut Socket, at: &Attachment) -> Result<Vec<Record>> {
     let mut all = Vec::new();
     for family in FAMILIES {
         let own = Own::new(at, family);
+        if nft.chain(table(family), &own.chain)?.is_none() {
+            continue;
+        }
         let rules = nft.rules(table(family), Some(&own.chain))?;
         all.extend(rules.iter().filter(|rule| own.has(rule)).filter_map(|rule| read(rule, family)));
     }
@@ -379,20 +386,30 @@ pub fn records(nft: &mut Socket, at: &Attachment) -> Result<Vec<Record>> {
 pub fn plan_del(nft: &mut Socket, at: &Attachment) -> Result<Vec<Change>> {
     let mut changes = Vec::new();
     for family in FAMILIES {
-        let own = Own::new(at, family);
-        if nft.chain(table(family), &own.chain)?.is_some() {
-            let entries = own.listed_entries(nft)?;
-            plan_removal(nft, family, &own.chain, &entries, |rule| own.has(rule), &mut changes)?;
-        }
-        let old = names::old_portmap_chain(at.network, at.container_id);
-        if nft.chain(table(family), &old)?.is_some() {
-            let entries = nft.rules(table(family), Some(OLD_SNAT))?;
-            let entries: Vec<ListedRule> =
-                entries.into_iter().filter(|rule| rule.target() == Some(&old)).collect();
-            plan_removal(nft, family, &old, &entries, |_| true, &mut changes)?;
-        }
+        plan_del_family(nft, at, family, &mut changes)?;
     }
     Ok(changes)
+}
+
+fn plan_del_family(
+    nft: &mut Socket,
+    at: &Attachment,
+    family: Family,
+    changes: &mut Vec<Change>,
+) -> Result<()> {
+    let own = Own::new(at, family);
+    if nft.chain(table(family), &own.chain)?.is_some() {
+        let entries = own.listed_entries(nft)?;
+        plan_removal(nft, family, &own.chain, &entries, |rule| own.has(rule), changes)?;
+    }
+    let old = names::old_portmap_chain(at.network, at.container_id);
+    if nft.chain(table(family), &old)?.is_some() {
+        let entries = nft.rules(table(family), Some(OLD_SNAT))?;
+        let entries: Vec<ListedRule> =
+            entries.into_iter().filter(|rule| rule.target() == Some(&old)).collect();
+        plan_removal(nft, family, &old, &entries, |_| true, changes)?;
+    }
+    Ok(())
 }
 
 /// Removes rules of a container's chain and those that lead there; the chain too when none is left.

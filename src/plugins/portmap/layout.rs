@@ -9,9 +9,13 @@
 //!     type inet_proto . inet_service : ipv4_addr . inet_service
 //!     elements = { tcp . 8080 comment "net mynet if eth0 id 0123abcd" : 10.1.0.5 . 80 }
 //!   }
-//!   map hairpins {                              # connections by a mapping that may not find their way back
-//!     type inet_proto . ipv4_addr . inet_service . inet_service : verdict
-//!     elements = { tcp . 10.1.0.5 . 80 . 8080 comment … : goto hairpin-mynet-1a2b3c4d5e6f }
+//!   set mapped {                                # connections by a mapping that may not find their way back
+//!     type inet_proto . ipv4_addr . inet_service . inet_service
+//!     elements = { tcp . 10.1.0.5 . 80 . 8080 comment … }
+//!   }
+//!   map hairpins {                              # … and from where they may not
+//!     type ipv4_addr : verdict
+//!     elements = { 10.1.0.5 comment … : goto hairpin-mynet-1a2b3c4d5e6f }
 //!   }
 //!   map portmappings {                          # where the above have elements of an attachment, whole mappings
 //!     type ifname : inet_proto . ipv4_addr . inet_service . ipv4_addr . inet_service
@@ -30,9 +34,13 @@
 //!   chain portmap-local { type nat hook output priority dstnat + 1; fib daddr type local goto portmap }
 //!   chain portmap-masq {
 //!     type nat hook postrouting priority srcnat - 1
-//!     ct status dnat meta l4proto . ip daddr . tcp dport . ct original proto-dst vmap @hairpins   # and udp, sctp
+//!     ct status ! dnat return
+//!     meta l4proto != tcp meta l4proto != udp meta l4proto != sctp return
+//!     meta l4proto . ip daddr . tcp dport . ct original proto-dst != @mapped return               # and udp, sctp
+//!     ip saddr 127.0.0.0/8 masquerade
+//!     ip daddr vmap @hairpins
 //!   }
-//!   chain hairpin-mynet-1a2b3c4d5e6f { ip saddr 10.1.0.0/16 masquerade; ip saddr 127.0.0.0/8 masquerade }
+//!   chain hairpin-mynet-1a2b3c4d5e6f { ip saddr 10.1.0.0/16 masquerade }
 //!   chain martians {
 //!     type filter hook prerouting priority raw
 //!     ip daddr 127.0.0.0/8 iif != "lo" fib daddr . iif type != local drop                          # and saddr
@@ -49,8 +57,10 @@
 //!   reach services of this host that listen on 127.0.0.1 only: `martians` drops that (CVE-2020-8558).
 //! - IPv6 has no `route_localnet`: a connection to `::1` is left alone, so that it is refused at once and the caller
 //!   goes on with 127.0.0.1, instead of waiting for an answer.
-//! - A packet costs the same with any number of mappings, and so do ADD and DEL. A mapping at one address goes before
-//!   one at all, one with conditions before one without; two attachments cannot have the same.
+//! - A packet costs the same with any number of mappings. A mapping at one address goes before one at all, one with
+//!   conditions before one without; two attachments cannot have the same.
+//! - The kernel walks all verdicts of all maps when one is added, once for each rule that looks them up. So there is one
+//!   for a container, looked up by one rule, into a chain of one rule; everything else is data.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -86,10 +96,15 @@ pub fn places(family: Family) -> [Map; 4] {
     [hostips(family, true), hostips(family, false), hostports(family, true), hostports(family, false)]
 }
 
-/// Which connections by mappings are masqueraded by which chain.
-pub fn hairpins(family: Family) -> Map {
+/// Connections by mappings that may have to be masqueraded: protocol, container's address and port, host port.
+pub fn mapped(family: Family) -> Map {
     const KEY: Type = Type::Joined(&[Type::Protocol, Type::Address, Type::Port, Type::Port]);
-    Map { table: table(family), name: "hairpins", key: KEY, data: Type::Verdict }
+    Map { table: table(family), name: "mapped", key: KEY, data: Type::Nothing }
+}
+
+/// Which of them, by the container's address: a chain of the network.
+pub fn hairpins(family: Family) -> Map {
+    Map { table: table(family), name: "hairpins", key: Type::Address, data: Type::Verdict }
 }
 
 /// Where the others have elements of an attachment.
@@ -136,17 +151,23 @@ pub fn layout(family: Family) -> Vec<(Chain, Vec<Rule>)> {
         let localhost = Statement::Within { side: TO, net: loopback(family), inside: true };
         from_here.insert(0, vec![localhost, Statement::Verdict(Verdict::Return)]);
     }
-    let masquerade = [libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_SCTP].map(|protocol| {
-        let protocol = protocol as u8;
-        vec![
-            Statement::Only(Condition::Protocol(protocol)),
-            Statement::Only(Condition::Translated),
-            Statement::LookupAll(
-                vec![Protocol, Address(TO), Port(TO, Some(protocol)), OriginalPort],
-                hairpins(family),
-            ),
-        ]
-    });
+    let protocols = [libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_SCTP].map(|number| number as u8);
+    let back = || Statement::Verdict(Verdict::Return);
+    let other = |protocol: &u8| Statement::Unless(Condition::Protocol(*protocol));
+    let mut masquerade = vec![
+        vec![Statement::Unless(Condition::Translated), back()],
+        protocols.iter().map(other).chain([back()]).collect(),
+    ];
+    masquerade.extend(protocols.iter().map(|protocol| {
+        let key = vec![Protocol, Address(TO), Port(TO, Some(*protocol)), OriginalPort];
+        let unless = Statement::Unless(Condition::In(key, mapped(family)));
+        vec![Statement::Only(Condition::Protocol(*protocol)), unless, back()]
+    }));
+    if family == Family::Ip {
+        let localhost = Statement::Within { side: Side::Source, net: loopback(family), inside: true };
+        masquerade.push(vec![localhost, Statement::Masquerade]);
+    }
+    masquerade.push(vec![Statement::Lookup(TO, hairpins(family))]);
     let all = [
         (
             chain(family, PORTMAP, None),
@@ -159,7 +180,7 @@ pub fn layout(family: Family) -> Vec<(Chain, Vec<Rule>)> {
         ),
         (chain(family, "portmap-in", Some((Kind::Nat, Hook::Prerouting, -99))), vec![local()]),
         (chain(family, "portmap-local", Some((Kind::Nat, Hook::Output, -99))), from_here),
-        (chain(family, "portmap-masq", Some((Kind::Nat, Hook::Postrouting, 99))), masquerade.to_vec()),
+        (chain(family, "portmap-masq", Some((Kind::Nat, Hook::Postrouting, 99))), masquerade),
     ];
     all.map(|(chain, bodies)| {
         let rules = bodies.into_iter().map(|body| rule(family, &chain.name, body)).collect();
@@ -209,7 +230,7 @@ pub fn prepare(nft: &mut Socket, family: Family) -> Result<Vec<Change>> {
         changes.extend(skeleton(family));
     }
     changes.extend(places(family).map(Change::AddMap));
-    changes.extend([hairpins, index].map(|map| Change::AddMap(map(family))));
+    changes.extend([mapped, hairpins, index].map(|map| Change::AddMap(map(family))));
     let layout = layout(family);
     changes.extend(layout.iter().map(|(chain, _)| Change::CreateChain(chain.clone())));
     changes.extend(layout.into_iter().flat_map(|(_, rules)| rules).map(Change::AddRule));

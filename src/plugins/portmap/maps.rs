@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::conditions::Conditions;
 use super::conf::Conf;
 use super::layout::{
-    PORTMAP, chain, hairpins, hostips, hostports, index, layout, loopback, martians, places, prepare, rule,
+    PORTMAP, chain, hairpins, hostips, hostports, index, layout, mapped, martians, places, prepare, rule,
 };
 use super::record::Record;
 use crate::attach::Attachment;
@@ -68,14 +68,20 @@ impl Record {
         Value::Joined(vec![Value::Address(self.container_ip), Value::Port(self.container_port)])
     }
 
-    fn hairpin(&self) -> (Map, Value) {
+    /// The set that has it when it is masqueraded, and its key there.
+    fn mapped(&self) -> (Map, Value) {
         let key = vec![
             Value::Protocol(self.protocol),
             Value::Address(self.container_ip),
             Value::Port(self.container_port),
             Value::Port(self.host_port),
         ];
-        (hairpins(self.family()), Value::Joined(key))
+        (mapped(self.family()), Value::Joined(key))
+    }
+
+    /// The map that says from where it is masqueraded, and its key there.
+    fn hairpin(&self) -> (Map, Value) {
+        (hairpins(self.family()), Value::Address(self.container_ip))
     }
 }
 
@@ -102,21 +108,13 @@ impl Wanted {
         let family = Family::of(container.addr());
         let records = Record::all(&conf.mappings, container.addr());
         let hairpin = conf.snat.then(|| {
-            let mut sources = Vec::new();
-            if !conf.masq_all {
-                sources.push(container.trunc());
-                sources.extend((family == Family::Ip).then(|| loopback(family)));
-            }
+            let sources = (!conf.masq_all).then(|| container.trunc());
             let shown: Vec<String> = sources.iter().map(IpNet::to_string).collect();
             let name = names::hairpin_chain(at.network, &shown);
-            let from = |net: IpNet| Statement::Within { side: Side::Source, net, inside: true };
-            let body = |net: IpNet| vec![from(net), Statement::Masquerade];
-            let mut bodies: Vec<Vec<Statement>> = sources.into_iter().map(body).collect();
-            if conf.masq_all {
-                bodies.push(vec![Statement::Masquerade]);
-            }
-            let rules = bodies.into_iter().map(|body| rule(family, &name, body)).collect();
-            OwnChain { name, rules }
+            let mut body: Vec<Statement> = Vec::new();
+            body.extend(sources.map(|net| Statement::Within { side: Side::Source, net, inside: true }));
+            body.push(Statement::Masquerade);
+            OwnChain { rules: vec![rule(family, &name, body)], name }
         });
         let comment = names::element_comment(at);
         if records.is_empty() {
@@ -135,19 +133,22 @@ impl Wanted {
         let element =
             |(map, key): (Map, Value), data| (map, Element { key, data, comment: self.comment.clone() });
         let mut all: Vec<(Map, Element)> = Vec::new();
-        let mut masqueraded = HashSet::new();
+        let mut seen = HashSet::new();
         for record in &self.records {
             all.push(match &self.conditional {
                 Some(chain) => element(record.place(true), Value::Verdict(Verdict::Jump(chain.name.clone()))),
                 None => element(record.place(false), record.target()),
             });
             // Two addresses of the host can lead to the same port.
-            if let Some(hairpin) = &self.hairpin
-                && masqueraded.insert((record.protocol, record.container_port, record.host_port))
+            if self.hairpin.is_some()
+                && seen.insert((record.protocol, record.container_port, record.host_port))
             {
-                let goto = Value::Verdict(Verdict::Goto(hairpin.name.clone()));
-                all.push(element(record.hairpin(), goto));
+                all.push(element(record.mapped(), Value::Nothing));
             }
+        }
+        if let (Some(hairpin), Some(record)) = (&self.hairpin, self.records.first()) {
+            let goto = Value::Verdict(Verdict::Goto(hairpin.name.clone()));
+            all.push(element(record.hairpin(), goto));
         }
         all
     }
@@ -191,7 +192,11 @@ fn wanted(at: &Attachment, conf: &Conf, container: &[IpNet]) -> Result<Vec<Wante
 /// [`Code::PORT_IN_USE`] when another attachment has one of them.
 pub fn plan_add(nft: &mut Socket, at: &Attachment, conf: &Conf, container: &[IpNet]) -> Result<Vec<Change>> {
     let mut changes = Vec::new();
-    for wanted in &wanted(at, conf, container)? {
+    let all = wanted(at, conf, container)?;
+    for family in FAMILIES.into_iter().filter(|family| all.iter().all(|wanted| wanted.family != *family)) {
+        plan_del_family(nft, family, &names::element_comment(at), &mut changes)?;
+    }
+    for wanted in &all {
         changes.extend(prepare(nft, wanted.family)?);
         if let Some(hairpin) = &wanted.hairpin
             && nft.chain(table(wanted.family), &hairpin.name)?.is_none()
@@ -243,7 +248,7 @@ fn plan_elements(nft: &mut Socket, wanted: &Wanted, changes: &mut Vec<Change>) -
     let former = indexed(nft, wanted.family, &wanted.comment)?;
     let kept: HashSet<(&str, &Value)> =
         elements.iter().map(|(map, element)| (map.name, &element.key)).collect();
-    for (map, key) in former.iter().flat_map(all_places) {
+    for (map, key) in all_places(&former) {
         if !kept.contains(&(map.name, &key)) && owned(nft, &map, &key, &wanted.comment)?.is_some() {
             changes.push(Change::DestroyElement(map, key));
         }
@@ -275,9 +280,13 @@ fn plan_elements(nft: &mut Socket, wanted: &Wanted, changes: &mut Vec<Change>) -
     Ok(())
 }
 
-/// Where a mapping may have elements.
-fn all_places(record: &Record) -> [(Map, Value); 3] {
-    [record.place(true), record.place(false), record.hairpin()]
+/// Where mappings may have elements, each place once.
+fn all_places(records: &[Record]) -> Vec<(Map, Value)> {
+    let mut seen = HashSet::new();
+    let places = records
+        .iter()
+        .flat_map(|record| [record.place(true), record.place(false), record.mapped(), record.hairpin()]);
+    places.filter(|(map, key)| seen.insert((map.name, key.clone()))).collect()
 }
 
 /// A mapping of another attachment is only replaced when it leads to the same address: that was given to this one
@@ -288,7 +297,7 @@ fn refuse_contested(map: &Map, found: &Element, wanted: &Element) -> Result<()> 
         _ => None,
     };
     let gone = address(found).is_some() && address(found) == address(wanted);
-    if found.comment == wanted.comment || *map == hairpins(map.table.family) || gone {
+    if found.comment == wanted.comment || !places(map.table.family).contains(map) || gone {
         return Ok(());
     }
     let what = format!("host port {} is mapped already, by {}", wanted.key, owner(&found.comment));
@@ -343,28 +352,35 @@ pub fn plan_del(
     let comment = names::element_comment(at);
     let mut changes = Vec::new();
     for family in FAMILIES {
-        let former = indexed(nft, family, &comment)?;
-        let mut seen = HashSet::new();
-        let places = former.iter().flat_map(all_places);
-        let going: Vec<(Map, Value)> =
-            places.filter(|(map, key)| seen.insert((map.name, key.clone()))).collect();
-        let mut references: BTreeMap<String, u32> = BTreeMap::new();
-        for (map, key) in going {
-            let Some(element) = owned(nft, &map, &key, &comment)? else { continue };
-            changes.push(Change::DestroyElement(map, key));
-            if let Value::Verdict(Verdict::Goto(chain)) = element.data {
-                *references.entry(chain).or_default() += 1;
-            }
-        }
-        for position in 0..former.len() {
-            let key = Value::Name(names::index_key(&comment, position));
-            changes.push(Change::DestroyElement(index(family), key));
-        }
-        chains.extend(references.keys().map(|chain| (family, chain.clone())));
-        drop_unused(nft, family, &references, &mut changes)?;
-        drop_own_chain(nft, family, &names::conditional_chain(&comment), &mut changes)?;
+        let references = plan_del_family(nft, family, &comment, &mut changes)?;
+        chains.extend(references.into_keys().map(|chain| (family, chain)));
     }
     Ok(changes)
+}
+
+/// The same for one family; the network's chains that the elements go to, and how many of these.
+fn plan_del_family(
+    nft: &mut Socket,
+    family: Family,
+    comment: &str,
+    changes: &mut Vec<Change>,
+) -> Result<BTreeMap<String, u32>> {
+    let former = indexed(nft, family, comment)?;
+    let mut references: BTreeMap<String, u32> = BTreeMap::new();
+    for (map, key) in all_places(&former) {
+        let Some(element) = owned(nft, &map, &key, comment)? else { continue };
+        changes.push(Change::DestroyElement(map, key));
+        if let Value::Verdict(Verdict::Goto(chain)) = element.data {
+            *references.entry(chain).or_default() += 1;
+        }
+    }
+    for position in 0..former.len() {
+        let key = Value::Name(names::index_key(comment, position));
+        changes.push(Change::DestroyElement(index(family), key));
+    }
+    drop_unused(nft, family, &references, changes)?;
+    drop_own_chain(nft, family, &names::conditional_chain(comment), changes)?;
+    Ok(references)
 }
 
 /// What removes the elements of this network that belong to none of the valid attachments, and unused chains.
@@ -380,9 +396,10 @@ pub fn plan_gc(nft: &mut Socket, network: &str, valid: &[(String, String)]) -> R
         if nft.chain(table(family), PORTMAP)?.is_none() {
             continue;
         }
-        let mut references: BTreeMap<String, u32> = BTreeMap::new();
+        let chains = nft.chains(table(family))?;
+        let mut references: BTreeMap<String, u32> = chains.into_iter().map(|chain| (chain.name, 0)).collect();
         let mut own_chains: BTreeSet<String> = BTreeSet::new();
-        for map in [&places(family)[..], &[hairpins(family), index(family)]].concat() {
+        for map in [&places(family)[..], &[mapped(family), hairpins(family), index(family)]].concat() {
             for element in nft.elements(&map)?.into_iter().filter(stale) {
                 changes.push(Change::DestroyElement(map, element.key));
                 match element.data {

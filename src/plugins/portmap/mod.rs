@@ -101,12 +101,15 @@ impl Plugin for Portmap {
         let Some(prev) = req.config.prev_result()? else {
             return Err(Error::config("must be called as chained plugin"));
         };
-        if conf.mappings.is_empty() {
-            return Ok(prev);
-        }
         let container = conf::container_addresses(&prev, &req.ifname);
         let known: Vec<IpAddr> = container.iter().map(IpNet::addr).collect();
         let of = Attachment::of(req);
+        if conf.mappings.is_empty() {
+            if has_mappings(&of, kernel) {
+                remove(&of, &known, kernel)?;
+            }
+            return Ok(prev);
+        }
         or_take_back(kernel, |kernel, undo| {
             undo.push(move |kernel| remove(&of, &known, kernel));
             add(&of, &conf, &container, kernel)?;
@@ -214,6 +217,13 @@ fn let_frames_back(prev: &CniResult, container: &[IpNet], kernel: &mut Kernel) -
     Ok(())
 }
 
+/// Whether an earlier ADD of the attachment left mappings, as far as this process may look.
+fn has_mappings(of: &Attachment, kernel: &mut Kernel) -> bool {
+    let Ok(Some(nft)) = kernel.nft_if_there() else { return false };
+    let any = |found: Result<Vec<Record>>| found.is_ok_and(|records| !records.is_empty());
+    any(maps::records(nft, of)) || any(iptables::records(nft, of))
+}
+
 /// Removes what ADD of any backend, or the Go plugin, made for the attachment. Nothing there is success.
 ///
 /// `known` are addresses of the container, as far as the caller knows: only the Go plugin's nftables rules need them.
@@ -227,6 +237,9 @@ fn remove(of: &Attachment, known: &[IpAddr], kernel: &mut Kernel) -> Result<()> 
     let upstream = |nft: &mut nft::Socket| upstream::plan_del(nft, of, known);
     masquerade::commit_all(nft, &[&ours, &iptables, &upstream])?;
     nft.commit(|nft| plan_unused(nft, &chains.borrow()))?;
+    if !records.is_empty() {
+        kernel.close_nft_late();
+    }
     // As in `add`.
     let _ = flows::forget_led(&records);
     Ok(())

@@ -1,7 +1,9 @@
 //! Leases on disk, so that a daemon that ends, however it ends, is continued by the next one.
 //!
-//!     STATEDIR/lock         held by the daemon that serves; its process id
-//!     STATEDIR/HASH.json    one attachment, HASH made from container, network and interface
+//! ```text
+//! STATEDIR/lock         held by the daemon that serves; its process id
+//! STATEDIR/HASH.json    one attachment, HASH made from container, network and interface
+//! ```
 //!
 //! A file is written aside and renamed. It is not synchronised: after a crash of the host there are no containers.
 
