@@ -27,7 +27,6 @@ pub struct Record {
     /// The boot that moments and namespaces are of (`/proc/sys/kernel/random/boot_id`).
     pub boot: String,
     /// What it wants.
-    #[serde(flatten)]
     pub wanted: Wanted,
     /// The namespace's device and inode.
     pub namespace: (u64, u64),
@@ -153,7 +152,7 @@ impl Store {
                 }
             }
         }
-        records.sort_by(|a, b| a.wanted.key.cmp(&b.wanted.key));
+        records.sort_unstable_by(|a, b| a.wanted.key.cmp(&b.wanted.key));
         records
     }
 

@@ -156,7 +156,7 @@ pub fn encode(message: &Outgoing) -> Vec<u8> {
     let others = message.options.0.iter().filter(|(c, _)| **c != code::TYPE);
     let mut all: Vec<(u8, &[u8])> = others.map(|(c, v)| (*c, v.as_slice())).collect();
     all.push((code::TYPE, &kind));
-    all.sort_by_key(|(code, _)| *code);
+    all.sort_unstable_by_key(|(code, _)| *code);
     for (code, value) in all {
         for part in value.chunks(usize::from(u8::MAX)) {
             bytes.extend_from_slice(&[code, part.len() as u8]);
