@@ -14,7 +14,7 @@ use crate::kernel::{Kernel, sysctl};
 
 /// How long a host end may take until it passes frames. The kernel notices the carrier a little after both ends are up,
 /// and drops what is sent before.
-pub const UP_BUDGET: Duration = Duration::from_millis(2550);
+pub const UP_BUDGET: Duration = Duration::from_secs(10);
 
 /// What a pair shall look like.
 pub struct Wanted<'a> {

@@ -50,12 +50,14 @@ pub fn text() -> String {
         format!("{ABOUT}\nUsage: cni-all COMMAND [ARGUMENT…]\n       cni-all PLUGIN <CONFIGURATION\n");
     out.push_str("\nCommands (each has --help with examples):\n");
     for command in &definition().commands {
-        let _ = writeln!(out, "  {:<14}{}", command.name, summary(&command.command));
+        let _ = writeln!(out, "  {:<17}{}", command.name, summary(&command.command));
     }
-    out.push_str("  --version     print the version, the compatible Go release and the protocol versions\n");
+    out.push_str(
+        "  --version        print the version, the compatible Go release and the protocol versions\n",
+    );
     out.push_str("\nTools (also by a link of that name):\n");
     for tool in &TOOLS {
-        let _ = writeln!(out, "  {:<14}{}", tool.name, tool.about);
+        let _ = writeln!(out, "  {:<17}{}", tool.name, tool.about);
     }
     for kind in [Kind::Main, Kind::Ipam, Kind::Meta] {
         let plugins: Vec<_> = PLUGINS.iter().filter(|p| p.kind() == kind).collect();
@@ -69,7 +71,7 @@ pub fn text() -> String {
         };
         let _ = writeln!(out, "\nPlugins {what}:");
         for plugin in plugins {
-            let _ = writeln!(out, "  {:<14}{}", plugin.name(), plugin.about());
+            let _ = writeln!(out, "  {:<17}{}", plugin.name(), plugin.about());
         }
     }
     out.push_str("\nEnvironment of a plugin:\n");

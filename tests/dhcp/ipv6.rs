@@ -84,6 +84,30 @@ fn addresses_from_router_advertisements_alone() {
 }
 
 #[test]
+fn what_the_kernel_heard_from_routers_before_is_no_obstacle() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    let site = Site::new();
+    dnsmasq6(&site, "fd07::,ra-only,64,2m", "");
+    site.start_daemon("");
+    let container = site.node.container();
+    site.node
+        .ip(&[&format!("link add h0 up master cni0 type veth peer name eth0 netns {}", container.path())]);
+    container.ip(&["link set eth0 up"]);
+    site.within(20, "the kernel has an address and a route of its own", |_| {
+        !global(&container).is_empty() && container.find_route(6, "default").is_some()
+    });
+    let mut config = site.config(json!({"ipv4": false, "ipv6": "slaac"}));
+    config["type"] = json!("dhcp");
+    let result = site.node.request("ADD", &container, "eth0", &config).ok();
+    assert_eq!(v6(&result).len(), 1);
+    assert!(
+        global(&container).is_empty() && container.find_route(6, "default").is_none(),
+        "the main plugin sets them"
+    );
+}
+
+#[test]
 fn both_give_two_addresses() {
     require_netns!();
     require_tool!("dnsmasq");

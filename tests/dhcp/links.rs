@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::site::Site;
-use crate::support::{Container, require_netns, require_tool, skip};
+use crate::support::{Container, require_netns, require_tool, skip_for_kernel};
 
 /// Calls of the dhcp plugin itself for an interface that is there.
 fn dhcp(
@@ -34,7 +34,7 @@ fn macvlan_and_ipvlan_interfaces_get_addresses_of_their_own() {
             let name = format!("sub{number}");
             let added = site.node.try_run(&format!("ip link add {name} link {parent} type {kind}"));
             if !added.status.success() {
-                skip(&format!("this kernel has no {kind}"));
+                skip_for_kernel(&format!("this kernel has no {kind}"));
                 break;
             }
             site.node.ip(&[&format!("link set {name} netns {} name eth0", container.path())]);
@@ -88,7 +88,7 @@ fn macvlan_ipvlan_and_host_device_get_addresses_and_give_them_back() {
         assert!(site.leases().is_empty(), "{kind}");
     }
     if !skipped.is_empty() {
-        skip(&format!("this kernel has no {}", skipped.join(", ")));
+        skip_for_kernel(&format!("this kernel has no {}", skipped.join(", ")));
     }
 }
 
@@ -99,7 +99,7 @@ fn vlan_interfaces_speak_on_their_vlan() {
     let container = site.node.container();
     let added = site.node.try_run("ip link add link port1 name eth0.5 type vlan id 5");
     if !added.status.success() {
-        return skip("this kernel has no 8021q");
+        return skip_for_kernel("this kernel has no 8021q");
     }
     site.start_daemon("-resendtimeout 700ms -timeout 100ms");
     site.node.ip(&[&format!("link set eth0.5 netns {} name eth0", container.path())]);

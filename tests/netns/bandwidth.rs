@@ -85,13 +85,14 @@ fn queues(netns: &Netns, link: &str) -> Vec<String> {
     text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.contains("noqueue")).collect()
 }
 
-/// Bits per second of TCP payload that get from one namespace to an address of another within a second.
+/// Bits per second of TCP payload that get from one namespace to an address of another, after a second in which the
+/// connection finds its rate.
 #[track_caller]
 fn throughput(from: &Netns, to: &Netns, address: &str) -> f64 {
     let mut server = to.command("iperf3 -s -1 --forceflush").stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(server.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert!(said.any(|line| line.contains("Server listening")), "iperf3 -s does not listen");
-    let line = format!("iperf3 -c {address} -t {} -J", slowness());
+    let line = format!("iperf3 -c {address} -O 1 -t {} -J", slowness());
     let output = from.try_run(&line);
     let _ = server.kill();
     server.wait().unwrap();
@@ -100,8 +101,8 @@ fn throughput(from: &Netns, to: &Netns, address: &str) -> f64 {
     rate.unwrap_or_else(|| panic!("{line}: {shown:#}"))
 }
 
-/// Asserts that the rate from one namespace to an address of another is within a tenth of what was set, [`scaled`]. A machine that is
-/// busy with other tests may be too slow for a while, but never too fast: three times are enough for one of them.
+/// Asserts that the rate from one namespace to an address of another is within a tenth of what was set, [`scaled`]. A
+/// machine that is busy with other tests may be too slow for a while, but never too fast: of three times one must do.
 #[track_caller]
 fn assert_rate(from: &Netns, to: &Netns, address: &str, set: f64) {
     let set = scaled(set);

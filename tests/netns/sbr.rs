@@ -74,6 +74,8 @@ fn what_leaves_from_an_address_takes_its_interfaces_routes() {
         node.set_sysctl(&format!("net/ipv4/conf/{link}/rp_filter"), "1");
     }
     let answered = |address: &str, to: &str| container.pings(&format!("-I {address} {to}"));
+    // First: a question for the gateway's MAC address with the other address as its sender would be dropped, and repeated.
+    assert!(answered("10.1.0.2", "198.51.100.1") && answered("fd00:1::2", "2001:db8:9::1"));
     assert!(!answered(&main.ip(0), "198.51.100.1"), "without sbr the test proves nothing");
     let sbr = node.attach(&container, "net1", &config(&main, json!({})));
     assert_eq!(sbr.result, main.result);

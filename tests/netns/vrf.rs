@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::support::{Attachment, Container, Node, require_netns, skip};
+use crate::support::{Attachment, Container, Node, require_netns, skip_for_kernel};
 use crate::{dual_stack_config, with};
 
 /// Ends the test with SKIP on a kernel without VRFs.
@@ -12,7 +12,7 @@ macro_rules! require_vrf {
     () => {
         require_netns!();
         if !kernel_has_vrfs() {
-            return skip("this kernel has no VRFs");
+            return skip_for_kernel("this kernel has no VRFs");
         }
     };
 }

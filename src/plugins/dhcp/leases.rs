@@ -80,7 +80,7 @@ fn text(args: &Leases) -> Result<String> {
     if args.json {
         return crate::cni::json::Value::parse(raw.get().as_bytes()).map(|_| raw.get().to_owned());
     }
-    let rows: Vec<Row> = serde_json::from_str(raw.get())
+    let rows: Vec<Row> = serde_json::from_slice(raw.get().as_bytes())
         .map_err(|e| Error::internal(format!("the dhcp daemon's leases are not understood: {e}")))?;
     Ok(table(&rows))
 }

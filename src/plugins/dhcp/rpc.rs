@@ -40,13 +40,12 @@ pub struct Call {
     /// [`PROTOCOL`].
     pub protocol: u32,
     /// What to do.
-    #[serde(flatten)]
     pub op: Op,
 }
 
 /// What can be asked of the daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
 pub enum Op {
     /// Get leases, or tell those that there are.
     Add(Box<Wanted>),

@@ -64,7 +64,6 @@ pub enum Ipv6 {
 #[serde(rename_all = "camelCase")]
 pub struct Wanted {
     /// Whose it is.
-    #[serde(flatten)]
     pub key: Key,
     /// Path of the container's network namespace, as the plugin was given it.
     pub netns: String,

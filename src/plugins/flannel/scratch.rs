@@ -1,7 +1,9 @@
 //! The delegate's configuration of each attachment, kept from ADD to DEL, when the node's subnet may be another.
 //!
-//!     DATADIR/CONTAINER:IFNAME    ours; a colon can be in neither name
-//!     DATADIR/CONTAINER           the Go plugin's, which knows one attachment for each container
+//! ```text
+//! DATADIR/CONTAINER:IFNAME    ours; a colon can be in neither name
+//! DATADIR/CONTAINER           the Go plugin's, which knows one attachment for each container
+//! ```
 //!
 //! The first attachment of a container is linked under the Go plugin's name, too: either finds what the other attached.
 

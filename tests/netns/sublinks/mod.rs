@@ -31,7 +31,7 @@ macro_rules! require_kind {
     ($kind:expr) => {
         crate::support::require_netns!();
         if !crate::sublinks::has_kind($kind) {
-            return crate::support::skip(&format!("this kernel has no links of kind {}", $kind));
+            return crate::support::skip_for_kernel(&format!("this kernel has no links of kind {}", $kind));
         }
     };
 }

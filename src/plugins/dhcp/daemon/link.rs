@@ -6,10 +6,13 @@ use nix::libc;
 
 use crate::cni::{Error, Result, ResultExt};
 use crate::kernel::netns::Netns;
-use crate::kernel::rtnl::{Change, Dev, Event, Handle, LinkWatch, SetLink};
+use crate::kernel::rtnl::{Change, Dev, Event, Handle, LinkWatch, RouteSpec, SetLink};
 use crate::kernel::sysctl;
 
 use super::super::outcome::Outcome;
+
+/// `RTPROT_RA`, linux/rtnetlink.h: routes of the kernel's own from router advertisements.
+const RTPROT_RA: u8 = 9;
 
 /// An interface in a namespace, which lives at least as long as this.
 pub struct Link {
@@ -61,6 +64,7 @@ impl Link {
             link.mac.ok_or_else(|| Error::internal(format!("{ifname} in {path} has no Ethernet address")))?;
         if ipv6 {
             prepare_ipv6(&netns, ifname, link.is_up())?;
+            forget_routers(&mut rtnl, &link.dev())?;
         }
         if !link.is_up() {
             rtnl.apply(&[Change::SetLink(SetLink { up: Some(true), ..SetLink::of(link.dev()) })])?;
@@ -201,6 +205,31 @@ fn prepare_ipv6(netns: &Netns, ifname: &str, is_up: bool) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Removes what the kernel has taken from routers before it was told not to listen: the same addresses and routes are about
+/// to be set by others.
+fn forget_routers(rtnl: &mut Handle, dev: &Dev) -> Result<()> {
+    let mut changes = Vec::new();
+    for address in rtnl.addresses(dev.index)? {
+        let global = address.net.addr().is_ipv6() && address.scope == 0;
+        if global && address.flags & libc::IFA_F_PERMANENT == 0 {
+            changes.push(Change::DelAddress { dev: dev.clone(), net: address.net });
+        }
+    }
+    for route in rtnl.routes(dev.index)?.into_iter().filter(|route| route.protocol == RTPROT_RA) {
+        let (gw, priority, protocol) = (route.gw, route.priority, Some(route.protocol));
+        changes.push(Change::DelRoute(RouteSpec {
+            gw,
+            priority,
+            protocol,
+            ..RouteSpec::new(route.dst, dev.clone())
+        }));
+    }
+    for change in &changes {
+        rtnl.apply(std::slice::from_ref(change)).unless_gone()?;
+    }
+    Ok(())
 }
 
 fn has_carrier(flags: u32) -> bool {

@@ -302,7 +302,7 @@ impl<'a> Server<'a> {
     fn leases(&self) -> Answer {
         let mut shown: Vec<(&Key, Shown)> =
             self.attachments.values().map(|a| (&a.wanted.key, a.show())).collect();
-        shown.sort_by(|a, b| a.0.cmp(b.0));
+        shown.sort_unstable_by(|a, b| a.0.cmp(b.0));
         let shown: Vec<Shown> = shown.into_iter().map(|(_, shown)| shown).collect();
         let raw = serde_json::to_string(&shown).and_then(RawValue::from_string);
         match raw {

@@ -1,7 +1,9 @@
 //! Leases on disk, so that a daemon that ends, however it ends, is continued by the next one.
 //!
-//!     STATEDIR/lock         held by the daemon that serves; its process id
-//!     STATEDIR/HASH.json    one attachment, HASH made from container, network and interface
+//! ```text
+//! STATEDIR/lock         held by the daemon that serves; its process id
+//! STATEDIR/HASH.json    one attachment, HASH made from container, network and interface
+//! ```
 //!
 //! A file is written aside and renamed. It is not synchronised: after a crash of the host there are no containers.
 
@@ -25,7 +27,6 @@ pub struct Record {
     /// The boot that moments and namespaces are of (`/proc/sys/kernel/random/boot_id`).
     pub boot: String,
     /// What it wants.
-    #[serde(flatten)]
     pub wanted: Wanted,
     /// The namespace's device and inode.
     pub namespace: (u64, u64),
@@ -151,7 +152,7 @@ impl Store {
                 }
             }
         }
-        records.sort_by(|a, b| a.wanted.key.cmp(&b.wanted.key));
+        records.sort_unstable_by(|a, b| a.wanted.key.cmp(&b.wanted.key));
         records
     }
 

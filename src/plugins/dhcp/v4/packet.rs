@@ -1,19 +1,18 @@
 //! DHCPv4 messages as bytes (RFC 2131 section 2, options RFC 2132, long options RFC 3396).
 //!
-//! dhcproto reads and writes them. Around it: what it would panic on is refused first (`hlen`), options are joined as
-//! RFC 3396 says (wherever their parts stand, and in `file` and `sname` when option 52 says so), and one malformed option
-//! does not hide the others.
+//! Options are joined as RFC 3396 says (wherever their parts stand, and in `file` and `sname` when option 52 says so), and
+//! one malformed option does not hide the others.
+//!
+//! No crate does this: dhcproto 0.15 panics on an address length over 16, reads no overloaded fields, stops at the first
+//! malformed option, and brings sixty crates along.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use dhcproto::v4::borrowed::{DhcpOptionIterator, Message as View};
-use dhcproto::v4::{self, DhcpOption, Flags, Message, OptionCode, encode_long_opt_bytes};
-use dhcproto::{Decodable, Encodable, Encoder};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::plugins::dhcp::names::is_domain;
+use crate::plugins::dhcp::names::{domains, is_domain};
 use crate::plugins::dhcp::options;
 
 /// Option codes that the client itself knows (RFC 2132 unless said otherwise).
@@ -70,7 +69,19 @@ pub mod code {
 pub const MAX_SIZE: u16 = 1500;
 
 /// Servers may drop what is shorter (RFC 1542 section 2.1).
-const MIN_SIZE: usize = v4::MIN_PACKET_SIZE;
+const MIN_SIZE: usize = 300;
+
+/// What stands before options (RFC 2131 section 3).
+const MAGIC: [u8; 4] = [99, 130, 83, 99];
+
+/// `op` of a client's and a server's message; `htype` and `hlen` of Ethernet.
+const BOOT_REQUEST: u8 = 1;
+const BOOT_REPLY: u8 = 2;
+const ETHERNET: [u8; 2] = [1, 6];
+
+/// Codes without a length.
+const PAD: u8 = 0;
+const END: u8 = 255;
 
 /// `file` and `sname` in a message.
 const FILE: std::ops::Range<usize> = 108..236;
@@ -132,26 +143,27 @@ pub struct Outgoing {
 
 /// The bytes of a message: ascending option codes, long values in parts of 255 bytes, at least 300 bytes.
 pub fn encode(message: &Outgoing) -> Vec<u8> {
-    let mut flags = Flags::default();
-    if message.broadcast {
-        flags = flags.set_broadcast();
-    }
-    let none = Ipv4Addr::UNSPECIFIED;
-    let mut packet = Message::new_with_id(message.xid, message.ciaddr, none, none, none, &message.mac);
-    packet.set_flags(flags).set_secs(message.secs);
-    let mut bytes = Vec::with_capacity(MIN_SIZE);
-    let mut encoder = Encoder::new(&mut bytes);
-    // Writing to memory does not fail.
-    let _ = packet.encode(&mut encoder);
+    let mut bytes = vec![0; OPTIONS];
+    bytes[0] = BOOT_REQUEST;
+    bytes[1..3].copy_from_slice(&ETHERNET);
+    bytes[4..8].copy_from_slice(&message.xid.to_be_bytes());
+    bytes[8..10].copy_from_slice(&message.secs.to_be_bytes());
+    bytes[10] = if message.broadcast { 0x80 } else { 0 };
+    bytes[12..16].copy_from_slice(&message.ciaddr.octets());
+    bytes[28..34].copy_from_slice(&message.mac);
+    bytes[OPTIONS - 4..].copy_from_slice(&MAGIC);
     let kind = [message.kind as u8];
-    let all = std::iter::once((code::TYPE, kind.as_slice()));
     let others = message.options.0.iter().filter(|(c, _)| **c != code::TYPE);
-    let mut all: Vec<(u8, &[u8])> = all.chain(others.map(|(c, v)| (*c, v.as_slice()))).collect();
-    all.sort_by_key(|(code, _)| *code);
+    let mut all: Vec<(u8, &[u8])> = others.map(|(c, v)| (*c, v.as_slice())).collect();
+    all.push((code::TYPE, &kind));
+    all.sort_unstable_by_key(|(code, _)| *code);
     for (code, value) in all {
-        let _ = encode_long_opt_bytes(code.into(), value, &mut encoder);
+        for part in value.chunks(usize::from(u8::MAX)) {
+            bytes.extend_from_slice(&[code, part.len() as u8]);
+            bytes.extend_from_slice(part);
+        }
     }
-    let _ = DhcpOption::End.encode(&mut encoder);
+    bytes.push(END);
     if bytes.len() < MIN_SIZE {
         bytes.resize(MIN_SIZE, 0);
     }
@@ -163,14 +175,14 @@ pub fn encode(message: &Outgoing) -> Vec<u8> {
 /// # Errors
 /// Why it is none, for the log.
 pub fn decode(bytes: &[u8]) -> Result<Reply, &'static str> {
-    let view = View::new(bytes).map_err(|_| "too short for a DHCP message")?;
-    if view.opcode() != v4::Opcode::BootReply {
+    let header: &[u8; OPTIONS] = bytes.first_chunk().ok_or("too short for a DHCP message")?;
+    if header[0] != BOOT_REPLY {
         return Err("no reply");
     }
-    if view.htype() != v4::HType::Eth || view.hlen() != 6 {
+    if header[1..3] != ETHERNET {
         return Err("not for an Ethernet client");
     }
-    if bytes.get(OPTIONS - 4..OPTIONS) != Some(v4::MAGIC.as_slice()) {
+    if header[OPTIONS - 4..] != MAGIC {
         return Err("no DHCP options");
     }
     let options = Options::of(bytes);
@@ -180,8 +192,10 @@ pub fn decode(bytes: &[u8]) -> Result<Reply, &'static str> {
         Some([6]) => Kind::Nak,
         _ => return Err("no OFFER, ACK or NAK"),
     };
-    let mac = view.chaddr().try_into().map_err(|_| "not for an Ethernet client")?;
-    Ok(Reply { kind, xid: view.xid(), mac, yiaddr: view.yiaddr(), options })
+    let [.., a, b, c, d] = header[..20] else { return Err("too short for a DHCP message") };
+    let xid = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+    let mac = [header[28], header[29], header[30], header[31], header[32], header[33]];
+    Ok(Reply { kind, xid, mac, yiaddr: Ipv4Addr::new(a, b, c, d), options })
 }
 
 impl Options {
@@ -199,10 +213,17 @@ impl Options {
         options
     }
 
-    /// Appends the options of one field.
-    fn join(&mut self, field: &[u8]) {
-        for option in DhcpOptionIterator::new(field) {
-            self.0.entry(option.code().into()).or_default().extend_from_slice(option.data());
+    /// Appends the options of one field, up to its end or to one that does not fit.
+    fn join(&mut self, mut field: &[u8]) {
+        while let Some((&code, rest)) = field.split_first() {
+            if code == PAD {
+                field = rest;
+                continue;
+            }
+            let Some((&length, rest)) = rest.split_first().filter(|_| code != END) else { return };
+            let Some((value, rest)) = rest.split_at_checked(usize::from(length)) else { return };
+            self.0.entry(code).or_default().extend_from_slice(value);
+            field = rest;
         }
     }
 
@@ -214,14 +235,6 @@ impl Options {
     /// The raw value.
     pub fn get(&self, code: u8) -> Option<&[u8]> {
         self.0.get(&code).map(Vec::as_slice)
-    }
-
-    /// The value as dhcproto reads it; `None` when it is absent or malformed.
-    fn typed(&self, code: u8) -> Option<DhcpOption> {
-        let value = self.get(code)?;
-        let mut bytes = Vec::with_capacity(value.len() + 2);
-        encode_long_opt_bytes(OptionCode::from(code), value, &mut Encoder::new(&mut bytes)).ok()?;
-        DhcpOption::from_bytes(&bytes).ok()
     }
 
     /// A single number of four bytes.
@@ -254,54 +267,53 @@ impl Options {
 
     /// The domain name (option 15); `None` when it is no name.
     pub fn domain(&self) -> Option<String> {
-        match self.typed(code::DOMAIN)? {
-            DhcpOption::DomainName(name) => {
-                // Servers written in C send the terminating NUL as well.
-                let name = name.trim_end_matches('\0').trim_end_matches('.');
-                is_domain(name).then(|| name.to_owned())
-            }
-            _ => None,
-        }
+        // Servers written in C send the terminating NUL as well.
+        let name =
+            std::str::from_utf8(self.get(code::DOMAIN)?).ok()?.trim_end_matches('\0').trim_end_matches('.');
+        is_domain(name).then(|| name.to_owned())
     }
 
     /// The search list (option 119); what is no name is left out.
     pub fn search(&self) -> Vec<String> {
-        match self.typed(code::SEARCH) {
-            Some(DhcpOption::DomainSearch(names)) => crate::plugins::dhcp::names::domains(&names),
-            _ => Vec::new(),
-        }
+        self.get(code::SEARCH).map(domains).unwrap_or_default()
     }
 
     /// Static routes with the netmask of the destination's class (option 33).
     pub fn classful_routes(&self) -> Vec<(Ipv4Net, Ipv4Addr)> {
-        let Some(DhcpOption::StaticRoutingTable(pairs)) = self.typed(code::STATIC_ROUTES) else {
-            return Vec::new();
-        };
-        let route = |(destination, router): (Ipv4Addr, Ipv4Addr)| {
-            let length = match destination.octets()[0] {
+        let value = self.get(code::STATIC_ROUTES).filter(|v| v.len() % 8 == 0).unwrap_or_default();
+        let route = |b: &[u8]| {
+            let length = match b[0] {
                 0..=127 => 8,
                 128..=191 => 16,
                 _ => 24,
             };
+            let (destination, router) =
+                (Ipv4Addr::new(b[0], b[1], b[2], b[3]), Ipv4Addr::new(b[4], b[5], b[6], b[7]));
             // 0.0.0.0 is no destination here (RFC 2132 section 5.8).
             let usable = !destination.is_unspecified() && is_host(router);
             Ipv4Net::new(destination, length).ok().filter(|_| usable).map(|net| (net, router))
         };
-        pairs.into_iter().filter_map(route).collect()
+        value.chunks_exact(8).filter_map(route).collect()
     }
 
     /// Classless routes (option 121); `None` when absent, empty or malformed in any part. A router of 0.0.0.0 means that
     /// the destination is on the link.
     pub fn classless_routes(&self) -> Option<Vec<(Ipv4Net, Ipv4Addr)>> {
-        let length = self.get(code::CLASSLESS_ROUTES)?.len();
-        let Some(DhcpOption::ClasslessStaticRoute(routes)) = self.typed(code::CLASSLESS_ROUTES) else {
-            return None;
-        };
-        // dhcproto stops at what it cannot read: then something is left over.
-        let read: usize = routes.iter().map(|(net, _)| 5 + usize::from(net.prefix_len()).div_ceil(8)).sum();
-        let usable = |router: Ipv4Addr| router.is_unspecified() || is_host(router);
-        let whole = length > 0 && read == length && routes.iter().all(|(_, router)| usable(*router));
-        whole.then_some(routes)
+        let mut rest = self.get(code::CLASSLESS_ROUTES).filter(|value| !value.is_empty())?;
+        let mut routes = Vec::new();
+        while let Some((&length, tail)) = rest.split_first() {
+            let (significant, tail) = tail.split_at_checked(usize::from(length).div_ceil(8))?;
+            let (router, tail) = tail.split_first_chunk::<4>()?;
+            let mut destination = [0; 4];
+            destination.get_mut(..significant.len())?.copy_from_slice(significant);
+            let (net, router) = (Ipv4Net::new(destination.into(), length).ok()?, Ipv4Addr::from(*router));
+            if !(router.is_unspecified() || is_host(router)) {
+                return None;
+            }
+            routes.push((net, router));
+            rest = tail;
+        }
+        Some(routes)
     }
 }
 

@@ -3,11 +3,10 @@
 
 use std::net::Ipv6Addr;
 
-use dhcproto::Name;
 use ipnet::Ipv6Net;
 
 use crate::plugins::dhcp::frame::{add, fold};
-use crate::plugins::dhcp::names::is_domain;
+use crate::plugins::dhcp::names::domains;
 
 const ICMPV6: u8 = 58;
 const HEADER: usize = 40;
@@ -119,31 +118,12 @@ impl Advertisement {
             }
             (31, length) if length >= 16 => {
                 let lifetime = u32_at(option, 4)?;
-                self.search.extend(labels(&option[8..]).into_iter().map(|name| (name, lifetime)));
+                self.search.extend(domains(&option[8..]).into_iter().map(|name| (name, lifetime)));
             }
             _ => {}
         }
         Some(())
     }
-}
-
-/// Names as labels without compression, padded with zeros.
-fn labels(mut bytes: &[u8]) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut labels: Vec<String> = Vec::new();
-    while let Some((length, rest)) = bytes.split_first() {
-        match (usize::from(*length), labels.is_empty()) {
-            (0, true) => break,
-            (0, false) => names.push(std::mem::take(&mut labels).join(".")),
-            (length, _) => {
-                let Some(label) = rest.get(..length) else { break };
-                labels.push(String::from_utf8_lossy(label).into_owned());
-            }
-        }
-        bytes = &rest[usize::from(*length)..];
-    }
-    names.retain(|name| is_domain(name) && Name::from_ascii(name).is_ok());
-    names
 }
 
 /// A router solicitation from a link-local address.

@@ -2,10 +2,8 @@
 
 use std::net::Ipv6Addr;
 
-use dhcproto::v6::Status;
-
 use super::lease::Lease;
-use super::packet::{Identity, Kind, Outgoing, Reply};
+use super::packet::{Identity, Kind, Outgoing, Reply, Status};
 use crate::plugins::dhcp::clock::{Millis, NEVER, Random};
 
 /// How an exchange is sent again (RFC 8415 sections 7.6 and 15).
@@ -343,8 +341,8 @@ impl Machine {
 
     fn renewed(&mut self, reply: &Reply, now: Millis) -> Vec<Output> {
         match (reply.association.0, reply.status.0) {
-            (Status::NoBinding, _) | (_, Status::NoBinding) if self.asked_again => Vec::new(),
-            (Status::NoBinding, _) | (_, Status::NoBinding) => {
+            (Status::NO_BINDING, _) | (_, Status::NO_BINDING) if self.asked_again => Vec::new(),
+            (Status::NO_BINDING, _) | (_, Status::NO_BINDING) => {
                 self.asked_again = true;
                 // The server knows nothing of it (any more), but would give it (section 18.2.10.1).
                 let lease =
@@ -370,7 +368,7 @@ impl Machine {
 
     fn confirmed(&mut self, reply: &Reply, now: Millis) -> Vec<Output> {
         match reply.status.0 {
-            Status::Success => {
+            Status::SUCCESS => {
                 self.state = State::Bound;
                 self.wake = self.lease.as_ref().map_or(NEVER, |lease| lease.renew_at);
                 Vec::new()
@@ -449,10 +447,10 @@ impl Machine {
 
 /// Why an answer gives nothing.
 fn unusable(reply: &Reply) -> Option<String> {
-    let said = [&reply.status, &reply.association].into_iter().find(|(status, _)| *status != Status::Success);
+    let said = [&reply.status, &reply.association].into_iter().find(|(status, _)| *status != Status::SUCCESS);
     match said {
-        Some((status, text)) if text.is_empty() => Some(format!("the DHCPv6 server says {status:?}")),
-        Some((status, text)) => Some(format!("the DHCPv6 server says {status:?}: {text}")),
+        Some((status, text)) if text.is_empty() => Some(format!("the DHCPv6 server says {status}")),
+        Some((status, text)) => Some(format!("the DHCPv6 server says {status}: {text}")),
         None if reply.lease.addresses.is_empty() => Some("the DHCPv6 server gives no address".to_owned()),
         None => None,
     }

@@ -1,53 +1,80 @@
-//! DHCPv6 messages as bytes (RFC 8415 sections 8 and 21), read and written by dhcproto.
+//! DHCPv6 messages as bytes (RFC 8415 sections 8 and 21).
 
+use std::fmt;
 use std::net::Ipv6Addr;
 
-use dhcproto::v6::{
-    DhcpOption, DhcpOptions, IAAddr, IANA, IAPD, IAPrefix, Message, MessageType, NtpSuboption, ORO,
-    OptionCode, Status,
-};
-use dhcproto::{Decodable, Encodable, Encoder};
 use ipnet::Ipv6Net;
 
 use super::lease::{Lease, Times, is_host};
 use crate::plugins::dhcp::clock::Millis;
 use crate::plugins::dhcp::names::domains;
 
-/// Longest message that is read: options can be nested, and the parser follows.
+/// Longest message that is read.
 pub const MAX_SIZE: usize = 1500;
 
-/// `Rapid Commit` and what else is asked for: name servers, search list, NTP servers.
-const ASKED: [u16; 3] = [23, 24, 56];
+/// Options (RFC 8415 section 21; RFC 3646, RFC 5908).
+const CLIENT_ID: u16 = 1;
+const SERVER_ID: u16 = 2;
+const IA_NA: u16 = 3;
+const IA_ADDRESS: u16 = 5;
+const REQUEST: u16 = 6;
+const PREFERENCE: u16 = 7;
+const ELAPSED: u16 = 8;
+const STATUS: u16 = 13;
+const RAPID_COMMIT: u16 = 14;
+const DNS: u16 = 23;
+const SEARCH: u16 = 24;
+const IA_PD: u16 = 25;
+const IA_PREFIX: u16 = 26;
+const NTP: u16 = 56;
+
+/// What is asked for.
+const ASKED: [u16; 3] = [DNS, SEARCH, NTP];
+
+/// A status (RFC 8415 section 21.13).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status(pub u16);
+
+#[allow(missing_docs)]
+impl Status {
+    pub const SUCCESS: Status = Status(0);
+    pub const NO_BINDING: Status = Status(3);
+    #[cfg(test)]
+    pub const NO_ADDRS_AVAIL: Status = Status(2);
+    #[cfg(test)]
+    pub const NOT_ON_LINK: Status = Status(4);
+}
+
+/// The name in RFC 8415, or the number.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("Success"),
+            1 => f.write_str("UnspecFail"),
+            2 => f.write_str("NoAddrsAvail"),
+            3 => f.write_str("NoBinding"),
+            4 => f.write_str("NotOnLink"),
+            5 => f.write_str("UseMulticast"),
+            6 => f.write_str("NoPrefixAvail"),
+            other => write!(f, "status {other}"),
+        }
+    }
+}
 
 /// Message types that a client sends or reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 #[allow(missing_docs)]
 pub enum Kind {
-    Solicit,
-    Advertise,
-    Request,
-    Confirm,
-    Renew,
-    Rebind,
-    Reply,
-    Release,
-    Decline,
-}
-
-impl Kind {
-    fn wire(self) -> MessageType {
-        match self {
-            Kind::Solicit => MessageType::Solicit,
-            Kind::Advertise => MessageType::Advertise,
-            Kind::Request => MessageType::Request,
-            Kind::Confirm => MessageType::Confirm,
-            Kind::Renew => MessageType::Renew,
-            Kind::Rebind => MessageType::Rebind,
-            Kind::Reply => MessageType::Reply,
-            Kind::Release => MessageType::Release,
-            Kind::Decline => MessageType::Decline,
-        }
-    }
+    Solicit = 1,
+    Advertise = 2,
+    Request = 3,
+    Confirm = 4,
+    Renew = 5,
+    Rebind = 6,
+    Reply = 7,
+    Release = 8,
+    Decline = 9,
 }
 
 /// Who the client is.
@@ -102,47 +129,61 @@ pub struct Reply {
 /// The bytes of a message.
 pub fn encode(message: &Outgoing, identity: &Identity) -> Vec<u8> {
     let [_, xid @ ..] = message.xid.to_be_bytes();
-    let mut packet = Message::new_with_id(message.kind.wire(), xid);
-    let options = packet.opts_mut();
-    options.insert(DhcpOption::ClientId(identity.duid.clone()));
-    options.insert(DhcpOption::ElapsedTime(u16::try_from(message.elapsed / 10).unwrap_or(u16::MAX)));
+    let mut bytes = vec![message.kind as u8];
+    bytes.extend_from_slice(&xid);
+    let elapsed = u16::try_from(message.elapsed / 10).unwrap_or(u16::MAX);
+    put(&mut bytes, CLIENT_ID, &identity.duid);
     if let Some(server) = &message.server {
-        options.insert(DhcpOption::ServerId(server.clone()));
-    }
-    if message.kind == Kind::Solicit {
-        options.insert(DhcpOption::RapidCommit);
-    }
-    if matches!(message.kind, Kind::Solicit | Kind::Request | Kind::Renew | Kind::Rebind) {
-        options.insert(DhcpOption::ORO(ORO { opts: ASKED.map(OptionCode::from).to_vec() }));
+        put(&mut bytes, SERVER_ID, server);
     }
     let lease = message.lease.as_ref();
-    let addresses = lease.map(|l| l.addresses.clone()).unwrap_or_default();
-    let inside: DhcpOptions = addresses.into_iter().map(address).collect();
-    options.insert(DhcpOption::IANA(IANA { id: identity.iaid, t1: 0, t2: 0, opts: inside }));
+    let mut inside = Vec::new();
+    for address in lease.map(|l| l.addresses.as_slice()).unwrap_or_default() {
+        // The lifetimes are the server's business.
+        put(&mut inside, IA_ADDRESS, &[&address.octets()[..], &[0; 8]].concat());
+    }
+    put_association(&mut bytes, IA_NA, identity.iaid, &inside);
+    if matches!(message.kind, Kind::Solicit | Kind::Request | Kind::Renew | Kind::Rebind) {
+        put(&mut bytes, REQUEST, &ASKED.map(u16::to_be_bytes).concat());
+    }
+    put(&mut bytes, ELAPSED, &elapsed.to_be_bytes());
+    if message.kind == Kind::Solicit {
+        put(&mut bytes, RAPID_COMMIT, &[]);
+    }
     // RFC 8415 sections 18.2.3 and 18.2.8: prefixes are neither confirmed nor declined.
     if identity.prefix && !matches!(message.kind, Kind::Confirm | Kind::Decline) {
-        let prefixes = lease.map(|l| l.prefixes.clone()).unwrap_or_default();
-        let inside: DhcpOptions = prefixes.into_iter().map(prefix).collect();
-        options.insert(DhcpOption::IAPD(IAPD { id: identity.iaid, t1: 0, t2: 0, opts: inside }));
+        let mut inside = Vec::new();
+        for net in lease.map(|l| l.prefixes.as_slice()).unwrap_or_default() {
+            let value = [&[0; 8][..], &[net.prefix_len()], &net.network().octets()].concat();
+            put(&mut inside, IA_PREFIX, &value);
+        }
+        put_association(&mut bytes, IA_PD, identity.iaid, &inside);
     }
-    let mut bytes = Vec::new();
-    // Writing to memory does not fail.
-    let _ = packet.encode(&mut Encoder::new(&mut bytes));
     bytes
 }
 
-fn address(addr: Ipv6Addr) -> DhcpOption {
-    DhcpOption::IAAddr(IAAddr { addr, preferred_life: 0, valid_life: 0, opts: DhcpOptions::new() })
+fn put(bytes: &mut Vec<u8>, code: u16, value: &[u8]) {
+    bytes.extend_from_slice(&code.to_be_bytes());
+    bytes.extend_from_slice(&u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes());
+    bytes.extend_from_slice(value);
 }
 
-fn prefix(net: Ipv6Net) -> DhcpOption {
-    DhcpOption::IAPrefix(IAPrefix {
-        preferred_lifetime: 0,
-        valid_lifetime: 0,
-        prefix_len: net.prefix_len(),
-        prefix_ip: net.network(),
-        opts: DhcpOptions::new(),
-    })
+/// T1 and T2 are the server's business.
+fn put_association(bytes: &mut Vec<u8>, code: u16, iaid: u32, inside: &[u8]) {
+    put(bytes, code, &[&iaid.to_be_bytes()[..], &[0; 8], inside].concat());
+}
+
+/// The options of a field, up to its end; an error when one does not fit.
+fn options(mut bytes: &[u8]) -> Result<Vec<(u16, &[u8])>, &'static str> {
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let ([a, b, c, d], rest) = bytes.split_first_chunk().ok_or("an option is cut off")?;
+        let length = usize::from(u16::from_be_bytes([*c, *d]));
+        let (value, rest) = rest.split_at_checked(length).ok_or("an option is cut off")?;
+        found.push((u16::from_be_bytes([*a, *b]), value));
+        bytes = rest;
+    }
+    Ok(found)
 }
 
 /// Reads a server's message to the client with this IAID.
@@ -153,20 +194,16 @@ pub fn decode(bytes: &[u8], iaid: u32) -> Result<Reply, &'static str> {
     if bytes.len() > MAX_SIZE {
         return Err("too long");
     }
-    // dhcproto subtracts lengths before it looks whether they are there.
-    if !well_formed(bytes.get(4..).unwrap_or_default(), 0) {
-        return Err("malformed options");
-    }
-    let message = Message::from_bytes(bytes).map_err(|_| "no DHCPv6 message")?;
-    let kind = match message.msg_type() {
-        MessageType::Advertise => Kind::Advertise,
-        MessageType::Reply => Kind::Reply,
+    let ([kind, a, b, c], rest) = bytes.split_first_chunk().ok_or("no DHCPv6 message")?;
+    let kind = match kind {
+        2 => Kind::Advertise,
+        7 => Kind::Reply,
         _ => return Err("no ADVERTISE or REPLY"),
     };
-    let success = || (Status::Success, String::new());
+    let success = || (Status::SUCCESS, String::new());
     let mut reply = Reply {
         kind,
-        xid: message.xid_num(),
+        xid: u32::from_be_bytes([0, *a, *b, *c]),
         client: Vec::new(),
         preference: 0,
         rapid: false,
@@ -175,8 +212,8 @@ pub fn decode(bytes: &[u8], iaid: u32) -> Result<Reply, &'static str> {
         lease: Lease::default(),
         times: Times::default(),
     };
-    for option in message.opts().iter() {
-        reply.take(option, iaid);
+    for (code, value) in options(rest)? {
+        reply.take(code, value, iaid)?;
     }
     if reply.client.is_empty() || reply.lease.server.is_empty() {
         return Err("it does not say who sent it, or to whom");
@@ -185,61 +222,72 @@ pub fn decode(bytes: &[u8], iaid: u32) -> Result<Reply, &'static str> {
 }
 
 impl Reply {
-    fn take(&mut self, option: &DhcpOption, iaid: u32) {
-        match option {
-            DhcpOption::ClientId(duid) => self.client = duid.clone(),
-            DhcpOption::ServerId(duid) => self.lease.server = duid.clone(),
-            DhcpOption::Preference(preference) => self.preference = *preference,
-            DhcpOption::RapidCommit => self.rapid = true,
-            DhcpOption::StatusCode(code) => self.status = (code.status, printable(&code.msg)),
-            DhcpOption::IANA(ia) if ia.id == iaid && (ia.t2 == 0 || ia.t1 <= ia.t2) => {
-                self.take_times(ia.t1, ia.t2);
-                ia.opts.iter().for_each(|inner| self.take_inner(inner));
+    fn take(&mut self, code: u16, value: &[u8], iaid: u32) -> Result<(), &'static str> {
+        match (code, value) {
+            (CLIENT_ID, duid) => self.client = duid.to_vec(),
+            (SERVER_ID, duid) => self.lease.server = duid.to_vec(),
+            (PREFERENCE, [preference]) => self.preference = *preference,
+            (RAPID_COMMIT, _) => self.rapid = true,
+            (STATUS, value) => self.status = status(value)?,
+            (IA_NA | IA_PD, value) => {
+                let (header, inside) = value.split_first_chunk::<12>().ok_or("an association is cut off")?;
+                let (t1, t2) = (u32_at(header, 4), u32_at(header, 8));
+                if u32_at(header, 0) == iaid && (t2 == 0 || t1 <= t2) {
+                    self.take_times(t1, t2);
+                    for (code, value) in options(inside)? {
+                        self.take_inner(code, value)?;
+                    }
+                }
             }
-            DhcpOption::IAPD(ia) if ia.id == iaid && (ia.t2 == 0 || ia.t1 <= ia.t2) => {
-                self.take_times(ia.t1, ia.t2);
-                ia.opts.iter().for_each(|inner| self.take_inner(inner));
+            (DNS, servers) => {
+                let servers = servers.chunks_exact(16).filter_map(ip);
+                self.lease.dns = servers.filter(|ip| !ip.is_multicast()).collect();
             }
-            DhcpOption::DomainNameServers(servers) => {
-                self.lease.dns = servers.iter().copied().filter(|ip| !ip.is_multicast()).collect();
-            }
-            DhcpOption::DomainSearchList(names) => self.lease.search = domains(names),
-            DhcpOption::NtpServer(servers) => {
-                self.lease.ntp = servers
-                    .iter()
-                    .flat_map(|server| match server {
-                        NtpSuboption::ServerAddress(ip) | NtpSuboption::MulticastAddress(ip) => {
-                            vec![ip.to_string()]
-                        }
-                        NtpSuboption::FQDN(name) => domains(std::slice::from_ref(name)),
-                    })
-                    .collect();
+            (SEARCH, names) => self.lease.search = domains(names),
+            (NTP, value) => {
+                for (code, value) in options(value)? {
+                    match code {
+                        1 | 2 => self.lease.ntp.extend(ip(value).map(|ip| ip.to_string())),
+                        3 => self.lease.ntp.extend(domains(value)),
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }
+        Ok(())
     }
 
-    fn take_inner(&mut self, option: &DhcpOption) {
-        match option {
-            DhcpOption::IAAddr(a)
-                if is_host(a.addr) && a.valid_life > 0 && a.preferred_life <= a.valid_life =>
-            {
-                self.take_lifetimes(a.preferred_life, a.valid_life);
-                self.lease.addresses.push(a.addr);
+    /// An option inside an identity association. Lifetimes: preferred, valid.
+    fn take_inner(&mut self, code: u16, value: &[u8]) -> Result<(), &'static str> {
+        match (code, value.len()) {
+            (IA_ADDRESS, 24..) => {
+                let (preferred, valid) = (u32_at(value, 16), u32_at(value, 20));
+                if let Some(address) = ip(value).filter(|a| is_host(*a) && valid > 0 && preferred <= valid) {
+                    self.take_lifetimes(preferred, valid);
+                    self.lease.addresses.push(address);
+                }
             }
-            DhcpOption::IAPrefix(p) if p.valid_lifetime > 0 && p.preferred_lifetime <= p.valid_lifetime => {
-                if let Ok(net) = Ipv6Net::new(p.prefix_ip, p.prefix_len).map(|net| net.trunc())
-                    && (is_host(net.network()) && net.prefix_len() > 0)
-                {
-                    self.take_lifetimes(p.preferred_lifetime, p.valid_lifetime);
+            (IA_PREFIX, 25..) => {
+                let (preferred, valid) = (u32_at(value, 0), u32_at(value, 4));
+                let net =
+                    ip(&value[9..]).and_then(|ip| Ipv6Net::new(ip, value[8]).ok()).map(|net| net.trunc());
+                let usable = |net: &Ipv6Net| is_host(net.network()) && net.prefix_len() > 0;
+                if let Some(net) = net.filter(|net| usable(net) && valid > 0 && preferred <= valid) {
+                    self.take_lifetimes(preferred, valid);
                     self.lease.prefixes.push(net);
                 }
             }
-            DhcpOption::StatusCode(code) if code.status != Status::Success => {
-                self.association = (code.status, printable(&code.msg));
+            (IA_ADDRESS | IA_PREFIX, _) => return Err("an address is cut off"),
+            (STATUS, _) => {
+                let said = status(value)?;
+                if said.0 != Status::SUCCESS {
+                    self.association = said;
+                }
             }
             _ => {}
         }
+        Ok(())
     }
 
     fn take_times(&mut self, t1: u32, t2: u32) {
@@ -255,41 +303,19 @@ impl Reply {
     }
 }
 
-fn printable(text: &str) -> String {
-    text.replace(char::is_control, " ").trim().to_owned()
+/// A status and its text, as far as that can be shown.
+fn status(value: &[u8]) -> Result<(Status, String), &'static str> {
+    let ([a, b], text) = value.split_first_chunk().ok_or("a status is cut off")?;
+    let text = String::from_utf8_lossy(text).replace(char::is_control, " ").trim().to_owned();
+    Ok((Status(u16::from_be_bytes([*a, *b])), text))
 }
 
-/// Whether options have the lengths that dhcproto relies on, at most a few levels deep.
-fn well_formed(mut bytes: &[u8], depth: u32) -> bool {
-    while !bytes.is_empty() {
-        let Some(([a, b, c, d], rest)) = bytes.split_first_chunk::<4>() else { return false };
-        let (code, length) = (u16::from_be_bytes([*a, *b]), usize::from(u16::from_be_bytes([*c, *d])));
-        let Some((value, rest)) = rest.split_at_checked(length) else { return false };
-        // Where the options inside begin.
-        let (least, inside) = match code {
-            3 | 25 => (12, Some(12)),
-            4 => (4, Some(4)),
-            5 => (24, Some(24)),
-            26 => (25, Some(25)),
-            17 => (4, Some(4)),
-            // A relayed message, authentication: nothing for a client of ours.
-            9 | 11 => return false,
-            7 => (1, None),
-            8 | 13 => (2, None),
-            12 => (16, None),
-            16 => (4, None),
-            19 => (1, None),
-            _ => (0, None),
-        };
-        if value.len() < least {
-            return false;
-        }
-        if let Some(at) = inside
-            && (depth >= 3 || !well_formed(&value[at..], depth + 1))
-        {
-            return false;
-        }
-        bytes = rest;
-    }
-    true
+/// The address at the beginning.
+fn ip(bytes: &[u8]) -> Option<Ipv6Addr> {
+    bytes.first_chunk::<16>().map(|bytes| Ipv6Addr::from(*bytes))
+}
+
+/// A number that is known to be there.
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes)
 }
