@@ -7,7 +7,7 @@ use super::super::outcome::Outcome;
 use super::super::v4::lease::Lease;
 use super::super::v4::machine::Output;
 use super::super::v6;
-use super::super::wanted::Wanted;
+use super::super::wanted::{ClientId, Wanted};
 use super::Tools;
 use super::link::Link;
 use super::shown::Shown;
@@ -106,12 +106,16 @@ impl Attachment {
     fn attach(id: u64, wanted: Wanted, tools: &Tools<'_>) -> Result<Attachment> {
         let path = format!("{}{}", tools.flags.host_prefix, wanted.netns);
         let link = Link::open(&path, &wanted.key.ifname, wanted.wants_ipv6())?;
+        if wanted.ipv4 && wanted.client_id == ClientId::Mac && link.kind == "ipvlan" {
+            let msg = "ipam.clientID: \"mac\": all ipvlan interfaces of a link have the same one";
+            return Err(Error::config(msg));
+        }
         tools
             .epoll
             .add(link.watch(), EpollEvent::new(EpollFlags::EPOLLIN, id | LINKS))
             .map_err(|e| Error::system("epoll_ctl", e))?;
         let v4 = wanted.ipv4.then(|| Side4::new(&wanted, &link, tools));
-        let v6 = Side6::new(&wanted, &link, tools);
+        let v6 = Side6::new(&wanted, tools);
         Ok(Attachment {
             id,
             wanted,
@@ -298,7 +302,7 @@ impl Attachment {
                 self.carry_out(outputs, tools);
             }
             if let Some(side) = &mut self.v6 {
-                side.slaac.start(now());
+                side.slaac.ask(now());
                 let outputs = side.machine.as_mut().map(|m| m.link_returned(now())).unwrap_or_default();
                 self.carry_out6(outputs, tools);
             }

@@ -51,7 +51,7 @@ pub struct Side6 {
 
 impl Side6 {
     /// IPv6 as it is wanted; `None` when it is not.
-    pub fn new(wanted: &Wanted, link: &Link, tools: &Tools<'_>) -> Option<Side6> {
+    pub fn new(wanted: &Wanted, tools: &Tools<'_>) -> Option<Side6> {
         let (dhcp, autonomous) = match wanted.ipv6 {
             Ipv6::None => return None,
             Ipv6::Slaac => (false, true),
@@ -65,7 +65,7 @@ impl Side6 {
         };
         Some(Side6 {
             machine: dhcp.then(|| Machine::new(who(), Random::from_system())),
-            slaac: Slaac::new(link.mac, Random::from_system()),
+            slaac: Slaac::new(Random::from_system()),
             autonomous,
             local: None,
             udp: None,
@@ -86,7 +86,7 @@ impl Side6 {
         if self.routers.is_none() {
             self.routers = Some(open(Protocol::Routers, link, id | ROUTERS, tools)?);
         }
-        self.slaac.start(now());
+        self.slaac.start(local, now());
         let outputs = match &mut self.machine {
             Some(machine) if fresh => machine.start(now()),
             _ => Vec::new(),

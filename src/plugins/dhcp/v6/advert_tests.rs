@@ -9,6 +9,8 @@ use crate::plugins::dhcp::clock::{NEVER, Random};
 use crate::plugins::dhcp::frame::{add, fold};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// The client's address on the link.
+const LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 1);
 const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// A packet of a router with these options.
@@ -48,8 +50,8 @@ fn rich() -> Vec<u8> {
 }
 
 fn heard(packet: &[u8]) -> Slaac {
-    let mut slaac = Slaac::new(MAC, Random::from_seed(1));
-    slaac.start(0);
+    let mut slaac = Slaac::new(Random::from_seed(1));
+    slaac.start(LOCAL, 0);
     assert!(slaac.timer(0));
     let (router, advert) = advertisement(packet, false).unwrap();
     slaac.heard_from(router, &advert, 0);
@@ -92,8 +94,8 @@ fn a_short_lifetime_cannot_end_an_address_at_once() {
 
 #[test]
 fn without_a_router_it_is_solicited_ever_more_rarely() {
-    let mut slaac = Slaac::new(MAC, Random::from_seed(1));
-    slaac.start(0);
+    let mut slaac = Slaac::new(Random::from_seed(1));
+    slaac.start(LOCAL, 0);
     let mut now = 0;
     for nominal in [4000u64, 8000, 16_000, 32_000] {
         assert!(slaac.timer(now) && !slaac.timer(now));
@@ -128,7 +130,7 @@ fn packets_that_no_router_on_the_link_can_have_sent_are_refused() {
 
 #[test]
 fn a_flood_of_prefixes_is_bounded() {
-    let mut slaac = Slaac::new(MAC, Random::from_seed(1));
+    let mut slaac = Slaac::new(Random::from_seed(1));
     for n in 0..1000u32 {
         let mut option = prefix(0xc0, 3600, 1800);
         option[20..24].copy_from_slice(&n.to_be_bytes());
@@ -175,7 +177,7 @@ fn no_bytes_make_the_parsers_panic() {
         }
         let told: Option<(Ipv6Addr, Advertisement)> = advertisement(&bytes, true);
         if let Some((router, advert)) = told {
-            let mut slaac = Slaac::new(MAC, Random::from_seed(1));
+            let mut slaac = Slaac::new(Random::from_seed(1));
             slaac.heard_from(router, &advert, 0);
             read += 1;
         }

@@ -45,11 +45,10 @@ pub struct Slaac {
 }
 
 impl Slaac {
-    /// Nothing is known. Addresses get the modified EUI-64 of `mac` (RFC 4291 appendix A).
-    pub fn new(mac: [u8; 6], random: Random) -> Slaac {
-        let [a, b, c, d, e, f] = mac;
+    /// Nothing is known.
+    pub fn new(random: Random) -> Slaac {
         Slaac {
-            id: [a ^ 2, b, c, 0xff, 0xfe, d, e, f],
+            id: [0; 8],
             random,
             routers: Vec::new(),
             prefixes: Vec::new(),
@@ -62,8 +61,16 @@ impl Slaac {
         }
     }
 
-    /// Begins to ask: [`Slaac::timer`] says so at once.
-    pub fn start(&mut self, now: Millis) {
+    /// Begins to ask: [`Slaac::timer`] says so at once. Addresses get the interface identifier of the link-local address:
+    /// interfaces that share a hardware address have different ones.
+    pub fn start(&mut self, local: Ipv6Addr, now: Millis) {
+        let [.., a, b, c, d, e, f, g, h] = local.octets();
+        self.id = [a, b, c, d, e, f, g, h];
+        self.ask(now);
+    }
+
+    /// Begins to ask again.
+    pub fn ask(&mut self, now: Millis) {
         self.solicit = (now, 0);
     }
 
