@@ -24,30 +24,30 @@ fn macvlan_and_ipvlan_interfaces_get_addresses_of_their_own() {
     let site = Site::new();
     site.dnsmasq("");
     site.start_daemon("");
-    let mut tried = 0;
     for kind in ["macvlan mode bridge", "ipvlan mode l2"] {
         // On the end of a veth pair whose other end is in the bridge.
-        let parent = "port1";
-        let mut addresses = Vec::new();
-        for number in 0..2 {
-            let container = site.node.container();
-            let name = format!("sub{number}");
-            let added = site.node.try_run(&format!("ip link add {name} link {parent} type {kind}"));
-            if !added.status.success() {
-                skip_for_kernel(&format!("this kernel has no {kind}"));
-                break;
-            }
-            site.node.ip(&[&format!("link set {name} netns {} name eth0", container.path())]);
-            let result = dhcp(&site, "ADD", &container, json!({})).ok();
-            addresses.push(result["ips"][0]["address"].as_str().unwrap().to_owned());
-            assert!(container.link_has("eth0", "UP"));
-            tried += 1;
+        let added = site.node.try_run(&format!("ip link add try link port1 type {kind}"));
+        if !added.status.success() {
+            skip_for_kernel(&format!("this kernel has no {kind}"));
+            continue;
         }
-        addresses.dedup();
-        assert!(addresses.len() != 1, "{kind}: one address for two: {addresses:?}");
-        let _ = site.node.try_run("ip link del sub0");
+        site.node.ip(&["link del try"]);
+        let containers = [site.node.container(), site.node.container()];
+        let addresses = containers.each_ref().map(|container| {
+            site.node.ip(&[
+                &format!("link add sub link port1 type {kind}"),
+                &format!("link set sub netns {} name eth0", container.path()),
+            ]);
+            let result = dhcp(&site, "ADD", container, json!({})).ok();
+            assert!(container.link_has("eth0", "UP"));
+            result["ips"][0]["address"].as_str().unwrap().to_owned()
+        });
+        assert_ne!(addresses[0], addresses[1], "{kind}");
+        assert_eq!(site.leases().len(), 2);
+        // A link has ports of one kind only.
+        containers.iter().for_each(|container| container.ip(&["link del eth0"]));
+        site.eventually("forgotten", |s| s.leases().is_empty());
     }
-    assert_eq!(site.leases().len(), tried);
 }
 
 /// The plugin of each kind with DHCP: the link comes before the address, and goes after it.
@@ -101,7 +101,9 @@ fn serve_vlan(site: &Site) -> bool {
         return false;
     }
     site.node.ip(&["addr add 10.7.5.1/24 dev cni0.5"]);
-    site.dnsmasq("--interface=cni0.5 --except-interface=cni0 --dhcp-range=10.7.5.50,10.7.5.99,255.255.255.0,2m");
+    site.dnsmasq(
+        "--interface=cni0.5 --except-interface=cni0 --dhcp-range=10.7.5.50,10.7.5.99,255.255.255.0,2m",
+    );
     true
 }
 
@@ -228,6 +230,23 @@ fn ipvlan_cannot_be_known_by_its_mac() {
     let failure = site.node.request("ADD", &container, "eth0", &config).run().err();
     failure.names(&["ipam.clientID: \"mac\"", "ipvlan"]);
     assert!(container.links().is_empty());
+}
+
+#[test]
+fn plugins_whose_interface_leads_to_no_server_refuse_dhcp_by_its_key() {
+    require_netns!();
+    let site = Site::new();
+    let container = site.node.container();
+    for (kind, why) in [("ptp", "host alone"), ("tap", "before a process"), ("dummy", "leads nowhere")] {
+        let mut config = site.config(json!({}));
+        config["type"] = json!(kind);
+        let call = |command: &str| site.node.request(command, &container, "eth0", &config).run();
+        let failure = call("ADD").err();
+        failure.names(&["ipam.type: \"dhcp\"", why]);
+        assert_eq!(failure.code, 7, "{kind}");
+        assert!(container.links().is_empty() && !site.socket().exists(), "{kind}");
+        assert_eq!(call("DEL").ok(), serde_json::Value::Null);
+    }
 }
 
 #[test]

@@ -105,6 +105,41 @@ fn without_a_router_it_is_solicited_ever_more_rarely() {
 }
 
 #[test]
+fn the_next_daemon_knows_what_the_first_was_told() {
+    let advert = packet(ROUTER, 1800, &rich());
+    let mut slaac = heard(&advert);
+    assert!(!slaac.is_stateless());
+    let told = serde_json::to_string(slaac.told(0)).unwrap();
+    let mut next = Slaac::new(Random::from_seed(2));
+    next.resume(serde_json::from_str(&told).unwrap());
+    assert_eq!((next.addresses(), next.gateway()), (slaac.addresses(), slaac.gateway()));
+    assert_eq!((next.wake(), next.heard()), (60_000, true));
+    next.timer(3_600_000);
+    assert!(next.addresses().is_empty());
+}
+
+#[test]
+fn what_is_told_again_is_written_down_rarely() {
+    let mut slaac = heard(&packet(ROUTER, 1800, &rich()));
+    let (_, mut advert) = advertisement(&packet(ROUTER, 1800, &rich()), false).unwrap();
+    slaac.told(0);
+    assert!(!slaac.heard_from(ROUTER, &advert, 14_000), "a quarter of a minute has not passed");
+    assert!(slaac.heard_from(ROUTER, &advert, 15_000));
+    slaac.told(15_000);
+    advert.stateless = true;
+    assert!(slaac.heard_from(ROUTER, &advert, 15_001) && slaac.is_stateless(), "something else");
+}
+
+#[test]
+fn flags_of_a_router_tell_of_dhcpv6_servers() {
+    for (flags, stateless) in [(0, false), (0x40, true), (0x80, true), (0x20, false)] {
+        let mut bytes = packet(ROUTER, 1800, &[]);
+        bytes[45] = flags;
+        assert_eq!(advertisement(&bytes, true).unwrap().1.stateless, stateless);
+    }
+}
+
+#[test]
 fn packets_that_no_router_on_the_link_can_have_sent_are_refused() {
     let good = packet(ROUTER, 1800, &rich());
     assert!(advertisement(&good, false).is_some());
