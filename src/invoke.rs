@@ -89,17 +89,6 @@ pub fn exists(plugin_type: &str, cni_path: &str) -> Result<()> {
     find(plugin_type, cni_path).map(drop)
 }
 
-/// The plugin, when the one that would be run is built in.
-///
-/// # Errors
-/// There is none at all.
-pub fn built_in(plugin_type: &str, cni_path: &str) -> Result<Option<&'static dyn Plugin>> {
-    Ok(match find(plugin_type, cni_path)? {
-        Found::Ours(plugin) => Some(plugin),
-        Found::Executable(_) => None,
-    })
-}
-
 /// The answer to VERSION.
 fn supported(stdout: &[u8]) -> Result<Vec<String>> {
     #[derive(Default, Deserialize)]

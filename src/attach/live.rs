@@ -7,9 +7,9 @@ use super::masquerade::{self, Backend};
 use super::mtu::Mtu;
 use super::{Attachment, address, verify};
 use crate::cni::{CniResult, Code, Dns, Error, Request, Result};
-use crate::invoke;
 use crate::kernel::Kernel;
 use crate::kernel::rtnl::{Change, Link, RouteSpec, SetLink};
+use crate::plugins;
 
 /// MTU of a veth end that nobody sets (`ETH_DATA_LEN`, linux/if_ether.h).
 const DEFAULT_MTU: u32 = 1500;
@@ -136,7 +136,7 @@ impl Pair {
 pub fn given(req: &Request, ipam: Option<&str>) -> Result<Option<CniResult>> {
     match ipam {
         None => Ok(Some(CniResult::default())),
-        Some(ipam) => invoke::built_in(ipam, &req.path)?.map_or(Ok(None), |plugin| plugin.given(req)),
+        Some(ipam) => plugins::find(ipam).map_or(Ok(None), |plugin| plugin.given(req)),
     }
 }
 

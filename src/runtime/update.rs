@@ -14,7 +14,6 @@ use super::run::{Attachment, Runtime, version};
 use crate::cni::json::Value;
 use crate::cni::version::negotiate;
 use crate::cni::{CniResult, Code, Command, Error, Request, Result, ResultExt};
-use crate::invoke;
 use crate::kernel::Kernel;
 use crate::kernel::dry_run::{is_on, record};
 use crate::kernel::netns::Netns;
@@ -132,78 +131,11 @@ impl Runtime {
         }
         let former = NetworkList::parse(&kept.config).context("the configuration that was kept")?;
         must_be_inlined(network)?;
-        let was = was(kept, &result, given)?;
+        let was = was(kept, given)?;
         let will = wanted(&network.name, &was, given)?;
         let (from, to) = (Side { network: &former, attachment: &was }, Side { network, attachment: &will });
-        let (steps, keys) = self.steps(from, to)?;
+        let (steps, keys) = steps(from, to)?;
         work(&Plan { from, to, steps, keys, result })
-    }
-
-    /// The steps from one list to the other, and all that differs.
-    ///
-    /// # Errors
-    /// [`Code::NEEDS_NEW_ATTACHMENT`] for everything that cannot be done.
-    fn steps<'a>(&self, from: Side<'a>, to: Side<'a>) -> Result<(Vec<Step<'a>>, Vec<KeyChange>)> {
-        let mut keys = difference::of_lists(from.network, to.network);
-        let (mut steps, mut refused) = (Vec::new(), Vec::new());
-        let Some(pairs) = pairs(&from.network.plugins, &to.network.plugins)? else {
-            let types = |list: &NetworkList| {
-                let names = list.plugins.iter().map(plugin_type).collect::<Result<Vec<_>>>()?;
-                Ok::<_, Error>(Some(Value::Array(names.into_iter().map(Value::String).collect())))
-            };
-            let (plugin, key) = ("network".to_owned(), "plugins".to_owned());
-            let change = KeyChange { plugin, key, from: types(from.network)?, to: types(to.network)? };
-            return Err(needs_new(&to.network.name, &[change]));
-        };
-        let moves_routes =
-            |value: &Value| plugin_type(value).is_ok_and(|name| ["sbr", "vrf"].contains(&name.as_str()));
-        let routes_are_moved = to.network.plugins.iter().any(moves_routes);
-        for pair in pairs {
-            match pair {
-                Pair::Both(old, new) => {
-                    let readers = self.readers(new)?;
-                    let (was, is) = (derived(from, old)?, derived(to, new)?);
-                    let changes = readers.differences(&was, &is)?;
-                    let (live, stuck): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| {
-                        readers.is_live(&change.key) && !(routes_are_moved && change.key == "ipam.routes")
-                    });
-                    let (plugin, is_changed) = (readers.plugin, !live.is_empty());
-                    steps.push(Step::Stay { from: old, to: new, plugin, is_changed });
-                    keys.extend(live);
-                    refused.extend(stuck);
-                }
-                Pair::New(entry) | Pair::Old(entry) => {
-                    let joins = matches!(pair, Pair::New(_));
-                    let name = plugin_type(entry)?;
-                    let change = KeyChange::of_list(&name, joins);
-                    // What two of a kind have made is not told apart.
-                    let all = from.network.plugins.iter().chain(&to.network.plugins);
-                    let alone = all.filter(|other| plugin_type(other).is_ok_and(|n| n == name)).count() == 1;
-                    match self.readers(entry)?.plugin.filter(|plugin| alone && plugin.joins()) {
-                        Some(plugin) if joins => steps.push(Step::Join { to: entry, plugin }),
-                        Some(plugin) => steps.push(Step::Leave { from: entry, plugin }),
-                        None => {
-                            refused.push(change);
-                            continue;
-                        }
-                    }
-                    keys.push(change);
-                }
-            }
-        }
-        match refused.is_empty() {
-            true => Ok((steps, keys)),
-            false => Err(needs_new(&to.network.name, &refused)),
-        }
-    }
-
-    fn readers(&self, entry: &Value) -> Result<Readers> {
-        let path = self.path_for(entry);
-        let ipam = entry.get("ipam").and_then(|ipam| plugin_type(&ipam).ok());
-        Ok(Readers {
-            plugin: invoke::built_in(&plugin_type(entry)?, &path)?,
-            ipam: ipam.map_or(Ok(None), |ipam| invoke::built_in(&ipam, &path))?,
-        })
     }
 
     fn preview(&self, plan: &Plan<'_>) -> Result<Updated> {
@@ -317,6 +249,70 @@ impl<'a> Step<'a> {
     }
 }
 
+/// The steps from one list to the other, and all that differs.
+///
+/// # Errors
+/// [`Code::NEEDS_NEW_ATTACHMENT`] for everything that cannot be done.
+fn steps<'a>(from: Side<'a>, to: Side<'a>) -> Result<(Vec<Step<'a>>, Vec<KeyChange>)> {
+    let mut keys = difference::of_lists(from.network, to.network);
+    let (mut steps, mut refused) = (Vec::new(), Vec::new());
+    let Some(pairs) = pairs(&from.network.plugins, &to.network.plugins)? else {
+        let types = |list: &NetworkList| {
+            let names = list.plugins.iter().map(plugin_type).collect::<Result<Vec<_>>>()?;
+            Ok::<_, Error>(Some(Value::Array(names.into_iter().map(Value::String).collect())))
+        };
+        let (plugin, key) = ("network".to_owned(), "plugins".to_owned());
+        let change = KeyChange { plugin, key, from: types(from.network)?, to: types(to.network)? };
+        return Err(needs_new(&to.network.name, &[change]));
+    };
+    let moves_routes =
+        |value: &Value| plugin_type(value).is_ok_and(|name| ["sbr", "vrf"].contains(&name.as_str()));
+    let routes_are_moved = to.network.plugins.iter().any(moves_routes);
+    for pair in pairs {
+        match pair {
+            Pair::Both(old, new) => {
+                let readers = readers(new)?;
+                let (was, is) = (derived(from, old)?, derived(to, new)?);
+                let changes = readers.differences(&was, &is)?;
+                let (live, stuck): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| {
+                    readers.is_live(&change.key) && !(routes_are_moved && change.key == "ipam.routes")
+                });
+                let (plugin, is_changed) = (readers.plugin, !live.is_empty());
+                steps.push(Step::Stay { from: old, to: new, plugin, is_changed });
+                keys.extend(live);
+                refused.extend(stuck);
+            }
+            Pair::New(entry) | Pair::Old(entry) => {
+                let joins = matches!(pair, Pair::New(_));
+                let name = plugin_type(entry)?;
+                let change = KeyChange::of_list(&name, joins);
+                // What two of a kind have made is not told apart.
+                let all = from.network.plugins.iter().chain(&to.network.plugins);
+                let alone = all.filter(|other| plugin_type(other).is_ok_and(|n| n == name)).count() == 1;
+                match readers(entry)?.plugin.filter(|plugin| alone && plugin.joins()) {
+                    Some(plugin) if joins => steps.push(Step::Join { to: entry, plugin }),
+                    Some(plugin) => steps.push(Step::Leave { from: entry, plugin }),
+                    None => {
+                        refused.push(change);
+                        continue;
+                    }
+                }
+                keys.push(change);
+            }
+        }
+    }
+    match refused.is_empty() {
+        true => Ok((steps, keys)),
+        false => Err(needs_new(&to.network.name, &refused)),
+    }
+}
+
+/// Who is to read an entry. A plugin whose name is built in is ours, whatever file of that name did ADD: no file can do this.
+fn readers(entry: &Value) -> Result<Readers> {
+    let ipam = entry.get("ipam").and_then(|ipam| plugin_type(&ipam).ok());
+    Ok(Readers { plugin: plugins::find(&plugin_type(entry)?), ipam: ipam.as_deref().and_then(plugins::find) })
+}
+
 /// Refuses a list with a folder of plugins: neither libcni nor we keep what was in that.
 fn must_be_inlined(network: &NetworkList) -> Result<()> {
     match NetworkList::parse(&network.bytes) {
@@ -332,11 +328,9 @@ fn must_be_inlined(network: &NetworkList) -> Result<()> {
 ///
 /// # Errors
 /// What is given about it says that another one is meant.
-fn was(kept: CachedAttachment, result: &CniResult, given: &Attachment) -> Result<Attachment> {
-    let CachedAttachment { container_id, ifname, netns, args, capability_args, .. } = kept;
-    // Older releases of libcni keep no path; the result has it.
-    let told = result.interfaces.iter().map(|interface| &interface.sandbox).find(|path| !path.is_empty());
-    let netns = if netns.is_empty() { told.unwrap_or(&given.netns).clone() } else { netns };
+fn was(kept: CachedAttachment, given: &Attachment) -> Result<Attachment> {
+    let netns = kept.namespace().unwrap_or_else(|| given.netns.clone());
+    let CachedAttachment { container_id, ifname, args, capability_args, .. } = kept;
     let is_same = given.netns.is_empty() || given.netns == netns || {
         let (is, wanted) = (Netns::find(&netns)?, Netns::find(&given.netns)?);
         is.zip(wanted).is_some_and(|(is, wanted)| is.same_as(&wanted))

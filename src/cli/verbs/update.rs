@@ -149,11 +149,12 @@ impl Update {
         kept.retain(|kept| kept.network == network.name);
         if self.all {
             let is_there = |kept: &CachedAttachment| {
-                kept.netns.is_empty() || matches!(Netns::find(&kept.netns), Ok(Some(_)))
+                kept.namespace().is_none_or(|path| matches!(Netns::find(&path), Ok(Some(_))))
             };
             let (there, gone): (Vec<_>, Vec<_>) = kept.into_iter().partition(is_there);
-            for CachedAttachment { container_id, ifname, netns, .. } in gone {
-                let _ = writeln!(process.stderr, "{NAME}: left out {container_id} {ifname}: {netns} is gone");
+            for CachedAttachment { container_id, ifname, .. } in gone {
+                let what = "its namespace is gone";
+                let _ = writeln!(process.stderr, "{NAME}: left out {container_id} {ifname}: {what}");
             }
             kept = there;
         } else {
@@ -183,9 +184,10 @@ impl Update {
         let path = resolve(word)?;
         let netns = if path.is_empty() { None } else { Netns::find(&path).ok().flatten() };
         let is_in = |kept: &CachedAttachment| {
-            kept.container_id == word || kept.container_id == id_of(&path) || kept.netns == path || {
-                let own = Netns::find(&kept.netns).ok().flatten();
-                own.zip(netns.as_ref()).is_some_and(|(own, netns)| own.same_as(netns))
+            kept.container_id == word || kept.container_id == id_of(&path) || {
+                let own = kept.namespace().unwrap_or_default();
+                let found = Netns::find(&own).ok().flatten();
+                own == path || found.zip(netns.as_ref()).is_some_and(|(own, netns)| own.same_as(netns))
             }
         };
         kept.retain(|kept| match (&self.id, word) {
