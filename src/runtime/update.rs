@@ -14,9 +14,9 @@ use super::run::{Attachment, Runtime, version};
 use crate::cni::json::Value;
 use crate::cni::version::negotiate;
 use crate::cni::{CniResult, Code, Command, Error, Request, Result, ResultExt};
-use crate::kernel::Kernel;
 use crate::kernel::dry_run::{is_on, record};
 use crate::kernel::netns::Netns;
+use crate::kernel::{Kernel, lock};
 use crate::plugins::{self, Plugin, Update};
 
 /// What an update changed, or would change.
@@ -88,7 +88,7 @@ impl Runtime {
     pub fn update(&self, network: &NetworkList, attachment: &Attachment) -> Result<Updated> {
         self.logged("UPDATE", network, attachment, || {
             attachment.check()?;
-            let _lock = self.cache().lock(false, false)?;
+            let _lock = self.lock(false, false)?;
             self.with_plan(network, attachment, |plan| {
                 let updated = self.preview(plan)?;
                 if updated.is_nothing() {
@@ -220,7 +220,7 @@ impl Runtime {
             }
             Step::Leave { .. } => plugin.leave(&self.asked(from, Command::Del, entry, result)?, kernel),
         };
-        catch_unwind(AssertUnwindSafe(run))
+        catch_unwind(AssertUnwindSafe(|| lock::patiently(self.timeout, run)))
             .unwrap_or_else(|_| Err(Error::internal("panicked, see standard error")))
             .context(format_args!("network {}: plugin {} (update)", to.network.name, plugin.name()))
     }

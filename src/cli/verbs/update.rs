@@ -78,7 +78,7 @@ pub struct Update {
     #[argh(option, arg_name = "DIR")]
     bin_dir: Vec<String>,
 
-    /// end a plugin that is another executable and takes longer
+    /// wait no longer for another process, be it a plugin (then it is ended) or a lock's holder
     #[argh(option, arg_name = "SECONDS", from_str_fn(networks::seconds))]
     timeout: Option<Duration>,
 
