@@ -1,4 +1,4 @@
-//! Changes of a veth pair that is in use: what bridge and ptp have in common when an attachment gets another configuration.
+//! Changes of an interface that is in use: what main plugins have in common when an attachment gets another configuration.
 
 use ipnet::IpNet;
 
@@ -6,7 +6,7 @@ use super::container::Container;
 use super::masquerade::{self, Backend};
 use super::mtu::Mtu;
 use super::{Attachment, address, verify};
-use crate::cni::{CniResult, Code, Dns, Error, Request, Result};
+use crate::cni::{CniResult, Code, Dns, Error, Interface, Request, Result};
 use crate::kernel::Kernel;
 use crate::kernel::rtnl::{Change, Link, RouteSpec, SetLink};
 use crate::plugins;
@@ -20,14 +20,24 @@ pub fn needs_new(what: impl Into<String>) -> Error {
         .with_details("nothing was changed; detach the container and attach it again")
 }
 
-/// Both ends of an attachment's veth pair.
-pub struct Pair {
+/// The container's end of an attachment.
+pub struct Inside {
     /// The container.
     pub container: Container,
-    /// The end in it.
-    pub inside: Link,
+    /// The interface in it.
+    pub link: Link,
+}
+
+/// Both ends of an attachment's veth pair.
+pub struct Pair {
+    /// The container's end.
+    pub inside: Inside,
     /// The host's end.
     pub host: Link,
+}
+
+fn missing(what: &str) -> Error {
+    Error::internal(format!("{what}: the container is not attached any more"))
 }
 
 impl Pair {
@@ -36,19 +46,14 @@ impl Pair {
     /// # Errors
     /// One of them is missing.
     pub fn find(req: &Request, kernel: &mut Kernel) -> Result<Pair> {
-        let mut container = Container::open(req)?;
-        let missing =
-            |what: String| Error::internal(format!("{what}: the container is not attached any more"));
-        let inside = container.rtnl.link(&req.ifname)?.filter(|link| link.kind == "veth");
-        let inside =
-            inside.ok_or_else(|| missing(format!("there is no veth {:?} in {}", req.ifname, req.netns)))?;
-        let host = match inside.peer {
+        let inside = Inside::find(req, "veth")?;
+        let host = match inside.link.peer {
             Some(peer) => kernel.host()?.link_by_index(peer)?,
             None => None,
         };
-        let host = host.filter(|link| link.kind == "veth" && link.peer == Some(inside.index));
-        let host = host.ok_or_else(|| missing(format!("the host's end of {:?} is missing", req.ifname)))?;
-        Ok(Pair { container, inside, host })
+        let host = host.filter(|link| link.kind == "veth" && link.peer == Some(inside.link.index));
+        let host = host.ok_or_else(|| missing(&format!("the host's end of {:?} is missing", req.ifname)))?;
+        Ok(Pair { inside, host })
     }
 
     /// Gives both ends another MTU, unless the host's end has it: the container's may have been tuned. The result tells.
@@ -57,7 +62,6 @@ impl Pair {
     /// The kernel refuses it.
     pub fn set_mtu(
         &mut self,
-        req: &Request,
         (from, to): (Mtu, Mtu),
         kernel: &mut Kernel,
         result: &mut CniResult,
@@ -68,14 +72,45 @@ impl Pair {
         if self.host.mtu == mtu {
             return Ok(());
         }
-        let set = |link: &Link| [Change::SetLink(SetLink { mtu: Some(mtu), ..SetLink::of(link.dev()) })];
-        host.apply(&set(&self.host))?;
-        self.container.rtnl.apply(&set(&self.inside))?;
-        for interface in &mut result.interfaces {
-            let own = if interface.sandbox.is_empty() { &self.host.name } else { &req.ifname };
-            if interface.name == *own {
-                interface.mtu = mtu.into();
-            }
+        host.apply(&[with_mtu(&self.host, mtu)])?;
+        tell_mtu(result, |interface| interface.sandbox.is_empty() && interface.name == self.host.name, mtu);
+        self.inside.set_mtu(mtu, result)
+    }
+}
+
+fn with_mtu(link: &Link, mtu: u32) -> Change {
+    Change::SetLink(SetLink { mtu: Some(mtu), ..SetLink::of(link.dev()) })
+}
+
+fn tell_mtu(result: &mut CniResult, is_meant: impl Fn(&Interface) -> bool, mtu: u32) {
+    for interface in result.interfaces.iter_mut().filter(|interface| is_meant(interface)) {
+        interface.mtu = mtu.into();
+    }
+}
+
+impl Inside {
+    /// Finds the interface, which must be of this kind.
+    ///
+    /// # Errors
+    /// It is missing.
+    pub fn find(req: &Request, kind: &str) -> Result<Inside> {
+        let mut container = Container::open(req)?;
+        let link = container.rtnl.link(&req.ifname)?.filter(|link| link.kind == kind);
+        let link =
+            link.ok_or_else(|| missing(&format!("there is no {kind} {:?} in {}", req.ifname, req.netns)))?;
+        Ok(Inside { container, link })
+    }
+
+    /// Gives the interface another MTU. The result tells.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn set_mtu(&mut self, mtu: u32, result: &mut CniResult) -> Result<()> {
+        if self.link.mtu != mtu {
+            self.container.rtnl.apply(&[with_mtu(&self.link, mtu)])?;
+            let is_own =
+                |interface: &Interface| !interface.sandbox.is_empty() && interface.name == self.link.name;
+            tell_mtu(result, is_own, mtu);
         }
         Ok(())
     }
@@ -86,7 +121,7 @@ impl Pair {
     /// # Errors
     /// The kernel refuses one.
     pub fn set_routes(&mut self, from: &CniResult, to: &CniResult, result: &mut CniResult) -> Result<()> {
-        let dev = self.inside.dev();
+        let dev = self.link.dev();
         let (old, new) = (address::routes(&dev, from)?, address::routes(&dev, to)?);
         let same_place = |a: &RouteSpec, b: &RouteSpec| {
             (a.dst.trunc(), a.table, a.priority, a.scope) == (b.dst.trunc(), b.table, b.priority, b.scope)
@@ -118,12 +153,12 @@ impl Pair {
 
     /// The route, with MTU and segment size as the kernel has them: the Go plugins set none.
     fn find_route(&mut self, route: &RouteSpec) -> Result<Option<RouteSpec>> {
-        match verify::specific_routes(&mut self.container.rtnl, &self.inside, std::slice::from_ref(route)) {
+        match verify::specific_routes(&mut self.container.rtnl, &self.link, std::slice::from_ref(route)) {
             Ok(()) => {}
             Err(e) if e.code() == Code::CHECK_FAILED => return Ok(None),
             Err(e) => return Err(e),
         }
-        let present = self.container.rtnl.routes(self.inside.index)?;
+        let present = self.container.rtnl.routes(self.link.index)?;
         let found = present.into_iter().find(|present| verify::is_to(present, route));
         Ok(found.map(|found| RouteSpec { mtu: found.mtu, advmss: found.advmss, ..route.clone() }))
     }

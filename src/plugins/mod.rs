@@ -280,4 +280,37 @@ mod tests {
             assert!(readme.contains(&row), "README.md lacks the row {row:?}");
         }
     }
+
+    #[test]
+    fn readme_and_help_tell_which_keys_can_change() {
+        let readme = include_str!("../../README.md");
+        let help = include_str!("../cli/verbs/update.rs");
+        for plugin in PLUGINS.iter().filter(|plugin| !plugin.live_keys().is_empty()) {
+            let keys: Vec<String> = plugin.live_keys().iter().map(|key| format!("`{key}`")).collect();
+            let joins = if plugin.joins() { "joins and leaves; " } else { "" };
+            let row = format!("| {} | {joins}{} |", plugin.name(), keys.join(", "));
+            assert!(readme.contains(&row), "README.md lacks the row {row:?}");
+            if plugin.kind() != Kind::Ipam {
+                assert!(
+                    help.contains(plugin.name()),
+                    "cni-all update --help does not name {}",
+                    plugin.name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn keys_that_can_change_are_keys() {
+        for plugin in PLUGINS {
+            for key in plugin.live_keys() {
+                let known = |keys: &[Key], name: &str| keys.iter().any(|known| known.name == name);
+                let is_key = match key.split_once('.') {
+                    Some((_, argument)) => known(plugin.capabilities(), argument),
+                    None => known(plugin.keys(), key) || ["dns", "ipam"].contains(key),
+                };
+                assert!(is_key, "{}: {key}", plugin.name());
+            }
+        }
+    }
 }

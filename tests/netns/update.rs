@@ -472,6 +472,122 @@ fn policies_of_the_firewall_follow_the_configuration() {
 }
 
 #[test]
+fn tuning_changes_values_and_gives_back_what_is_not_named_any_more() {
+    require_netns!();
+    let tuning = |site: &Site, keys: Value| {
+        let data = site.path("tuning");
+        with(json!({"type": "tuning", "dataDir": data, "sysctl": {"net.core.somaxconn": "500"}}), keys)
+    };
+    let site = Site::bridged(json!({}), &[]);
+    site.rewrite(json!({}), &[tuning(&site, json!({"mtu": 1300}))]);
+    let container = site.node.container();
+    site.add(&container, &[]);
+    let keys = json!({"sysctl": {"net.core.somaxconn": "600"}, "mtu": 1200, "txQLen": 7, "promisc": true});
+    site.rewrite(json!({}), &[tuning(&site, keys.clone())]);
+    let text = site.settles(&container, &[]);
+    assert!(text.contains(r#"# tuning sysctl.net.core.somaxconn: "500" -> "600""#), "{text}");
+    assert!(text.contains("sysctl -w net/core/somaxconn=600"), "{text}");
+    let shown = link(&container, "eth0");
+    assert_eq!(
+        (&shown["mtu"], &shown["txqlen"], &shown["promiscuity"]),
+        (&json!(1200), &json!(7), &json!(1))
+    );
+    assert_eq!(container.sysctl("net/core/somaxconn"), "600");
+
+    // The MTU of the pair changes below; what is tuned stays tuned.
+    site.rewrite(json!({"mtu": 1400}), &[tuning(&site, keys)]);
+    site.settles(&container, &[]);
+    assert_eq!(link(&container, "eth0")["mtu"], 1200);
+
+    site.rewrite(json!({"mtu": 1400}), &[tuning(&site, json!({"sysctl": {"net.core.somaxconn": "600"}}))]);
+    site.settles(&container, &[]);
+    let shown = link(&container, "eth0");
+    assert_eq!(
+        (&shown["mtu"], &shown["txqlen"], &shown["promiscuity"]),
+        (&json!(1500), &json!(1000), &json!(0))
+    );
+    site.rewrite(json!({"mtu": 1400}), &[tuning(&site, json!({"sysctl": {}}))]);
+    let failure = site.refused(&container, &[]).err();
+    assert_eq!(failure.code, 103);
+    failure.names(&["net.core.somaxconn"]);
+    site.end(&container);
+}
+
+#[test]
+fn an_automatic_mtu_follows_the_default_route() {
+    require_netns!();
+    let site = Site::bridged(json!({"mtu": "auto"}), &[]);
+    let _outside = site.node.outside();
+    let container = site.node.container();
+    site.add(&container, &[]);
+    assert!(site.update(&container, &[]).contains("nothing to change"));
+    site.node.run("ip link set uplink mtu 1380");
+    let text = site.settles(&container, &[]);
+    assert_eq!(text.matches("mtu 1380").count(), 2, "{text}");
+    assert_eq!(link(&container, "eth0")["mtu"], 1380);
+    site.end(&container);
+}
+
+#[test]
+fn a_macvlan_gets_another_mtu_and_other_routes() {
+    require_netns!();
+    let site = Site::new(json!([{"type": "loopback"}]));
+    site.node.ip(&["link add up0 type veth peer name up1", "link set up0 up", "link set up1 up"]);
+    if !site.node.try_run("ip link add link up0 name probe type macvlan").status.success() {
+        return crate::support::skip("this kernel has no macvlan");
+    }
+    site.node.run("ip link del probe");
+    let config = |keys: Value, routes: Value| {
+        let ipam = json!({"type": "static", "addresses": [{"address": "10.1.0.2/24", "gateway": "10.1.0.1"}], "routes": routes});
+        site.configure(json!([with(json!({"type": "macvlan", "master": "up0", "ipam": ipam}), keys)]));
+    };
+    config(json!({}), json!([]));
+    let container = site.node.container();
+    site.add(&container, &[]);
+    config(json!({"mtu": 1400}), json!([{"dst": "0.0.0.0/0"}]));
+    site.settles(&container, &[]);
+    assert_eq!(link(&container, "eth0")["mtu"], 1400);
+    assert!(container.run("ip route").contains("default via 10.1.0.1 dev eth0"));
+    config(json!({}), json!([]));
+    site.settles(&container, &[]);
+    assert_eq!(link(&container, "eth0")["mtu"], 1500);
+    assert!(!container.run("ip route").contains("default"));
+}
+
+#[test]
+fn an_update_that_is_killed_is_finished_by_the_next() {
+    require_netns!();
+    require_tool!("strace");
+    let limits = |rate: u64| json!({"type": "bandwidth", "egressRate": rate, "egressBurst": 80_000});
+    let site = Site::bridged(json!({}), &[portmap(), limits(8_000_000)]);
+    let container = site.node.container();
+    site.add(&container, &["-p", "8080:80"]);
+    let kept = site.kept(&container);
+    let mut killed = 0;
+    // Netlink messages are sent with one of these; the first half of them only asks what there is.
+    for number in (1..).step_by(7) {
+        let calls = "trace=sendmsg,sendto,rename,renameat";
+        let inject = format!("inject=sendmsg,sendto,rename,renameat:signal=KILL:when={number}");
+        let strace = ["-f", "-qq", "-o", "/dev/null", "-e", calls, "-e", &inject];
+        site.rewrite(json!({"mtu": 1400, "ipMasq": true}), &[portmap(), limits(16_000_000)]);
+        let words = ["update", "net", container.path(), "-p", "8081:80", "-p", "8082:80"];
+        let outcome = site.call(&words).through("strace", &strace).run();
+        if outcome.status == Some(0) {
+            break;
+        }
+        killed += 1;
+        assert_eq!(site.kept(&container), kept, "{outcome}");
+        site.update(&container, &words[3..]);
+        site.ok(&["check", "net", container.path(), "--id", container.id()]);
+        site.rewrite(json!({}), &[portmap(), limits(8_000_000)]);
+        site.update(&container, &["-p", "8080:80"]);
+        assert_eq!(site.kept(&container), kept);
+    }
+    assert!(killed > 5, "{killed}");
+    site.end(&container);
+}
+
+#[test]
 fn a_dry_run_prints_the_changes_and_makes_none() {
     require_netns!();
     let site = Site::bridged(json!({}), &[portmap()]);

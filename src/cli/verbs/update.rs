@@ -32,15 +32,13 @@ const NAME: &str = "cni-all update";
     example = "{command_name} mynet /run/netns/demo --dry-run",
     example = "{command_name} mynet 0123abcd -p 8080:80 -p 8443:443",
     example = "{command_name} mynet --all",
-    note = "What can change while a container is attached:\n\
-        bandwidth: all keys, and the capability bandwidth\n\
+    note = "What can change while a container is attached, besides what the network's list says of itself:\n\
+        bandwidth, firewall, portmap: every key, and what the runtime gives; they may join the list or leave it\n\
         bridge: mtu, hairpinMode, portIsolation, promiscMode, macspoofchk, ipMasq, ipMasqBackend,\n\
-        isDefaultGateway, dns, and of ipam: routes, resolvConf, dns\n\
-        firewall: all keys\n\
-        portmap: all keys, and the capability portMappings\n\
-        ptp: mtu, ipMasq, ipMasqBackend, dns, and of ipam: routes, resolvConf, dns\n\
-        tuning: sysctl, mtu, promisc, allmulti, txQLen that had a value before\n\
-        bandwidth, firewall and portmap may also join the list of plugins, or leave it.",
+        isDefaultGateway, dns, and of ipam routes and name servers\n\
+        ptp: mtu, ipMasq, ipMasqBackend, dns, and of ipam routes and name servers\n\
+        macvlan, vlan: mtu, dns, and of ipam routes and name servers; ipvlan, dummy: the same without mtu\n\
+        tuning: mtu, promisc, allmulti, txQLen, and the values of sysctl",
     error_code(1, "it failed, and everything is as it was; or something needs a new attachment (code 103)"),
     error_code(2, "wrong arguments")
 )]
@@ -220,7 +218,10 @@ impl Update {
         let printed = match self.json {
             true => print(process, &self.json(outcomes).to_text()),
             false => {
-                let text: String = outcomes.iter().map(|outcome| self.lines(outcome)).collect();
+                let mut text: String = outcomes.iter().map(|outcome| self.lines(outcome)).collect();
+                if outcomes.is_empty() {
+                    text = format!("# nothing is attached to network {}\n", self.network);
+                }
                 let printed = print(process, &text);
                 for (Attachment { container_id, ifname, .. }, outcome) in outcomes {
                     if let Err(e) = outcome {

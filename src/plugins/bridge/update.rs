@@ -37,7 +37,7 @@ pub fn update(update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
     }
     let of = Attachment::of(req);
     let mut pair = Pair::find(req, kernel)?;
-    pair.set_mtu(req, (from.mtu, to.mtu), kernel, &mut result)?;
+    pair.set_mtu((from.mtu, to.mtu), kernel, &mut result)?;
     set_flags(&from, &to, &pair, kernel)?;
     let given = (live::given(update.from, from.ipam.as_deref())?, live::given(req, to.ipam.as_deref())?);
     let completed = |conf: &Conf, given: Option<&CniResult>| {
@@ -46,11 +46,11 @@ pub fn update(update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
         routed
     };
     let routed = (completed(&from, given.0.as_ref()), completed(&to, given.1.as_ref()));
-    pair.set_routes(&routed.0, &routed.1, &mut result)?;
+    pair.inside.set_routes(&routed.0, &routed.1, &mut result)?;
     live::set_masquerade(&of, &result, (from.masquerade, to.masquerade), kernel)?;
     if from.macspoofchk && !to.macspoofchk {
         spoofcheck::del(kernel.nft()?, of.container_id, of.ifname)?;
-    } else if let (false, true, Some(mac)) = (from.macspoofchk, to.macspoofchk, pair.inside.mac) {
+    } else if let (false, true, Some(mac)) = (from.macspoofchk, to.macspoofchk, pair.inside.link.mac) {
         spoofcheck::add(kernel.nft()?, of.container_id, of.ifname, &pair.host.name, mac.0)?;
     }
     live::set_dns((from.dns.as_ref(), to.dns.as_ref()), (given.0.as_ref(), given.1.as_ref()), &mut result)?;

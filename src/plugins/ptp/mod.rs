@@ -89,11 +89,11 @@ impl Plugin for Ptp {
         let (from, to) = (Conf::new(update.from)?, Conf::new(req)?);
         let mut result = verify::prev_result(req)?;
         let mut pair = Pair::find(req, kernel)?;
-        pair.set_mtu(req, (from.mtu, to.mtu), kernel, &mut result)?;
+        pair.set_mtu((from.mtu, to.mtu), kernel, &mut result)?;
         let (was, is) = (live::given(update.from, Some(from.ipam()?))?, live::given(req, Some(to.ipam()?))?);
         let routed = [&was, &is].map(|given| live::with_routes(&result, given.as_ref(), CONTAINER));
         let [former, wanted] = &routed;
-        pair.set_routes(former, wanted, &mut result)?;
+        pair.inside.set_routes(former, wanted, &mut result)?;
         live::set_masquerade(&Attachment::of(req), &result, (from.masquerade, to.masquerade), kernel)?;
         live::set_dns((from.dns.as_ref(), to.dns.as_ref()), (was.as_ref(), is.as_ref()), &mut result)?;
         Ok(result)
