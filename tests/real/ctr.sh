@@ -168,13 +168,13 @@ for version in none 0.2.0 0.3.1 0.4.0 1.0.0; do
   run "version-$version"
 done
 
-# A list, of two plugins.
+# A list, of three plugins.
 rm /etc/cni/net.d/10-mynet.conf
 cat >/etc/cni/net.d/10-mynet.conflist <<'JSON'
 {"cniVersion": "1.0.0", "name": "mynet", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
    "ipam": {"type": "host-local", "subnet": "10.22.0.0/16", "routes": [{"dst": "0.0.0.0/0"}]}},
-  {"type": "loopback"}
+  {"type": "portmap", "capabilities": {"portMappings": true}}, {"type": "loopback"}
 ]}
 JSON
 run list
@@ -213,6 +213,14 @@ done
 told() { sed -E "s/.*\"$1\":\"([^\"]*)\".*/\1/" /var/lib/cni/results/mynet-*; }
 check "killed: cni-all check with what libcni keeps" "$exe" check mynet "$(told sandbox)" --id "$(told containerId)"
 check "killed: cni-all gc leaves it alone" "$exe" gc mynet
+# Another configuration while it runs: containerd removes what is there then.
+sed -i 's/"type": "bridge",/"type": "bridge", "mtu": 1400,/' /etc/cni/net.d/10-mynet.conflist
+"$exe" update mynet "$(told containerId)" -p 8099:99 >"$work/log" 2>&1
+check "killed: cni-all update: $(cat "$work/log")" grep -q 'mtu 1400' "$work/log"
+check "killed: the new MTU" grep -q 'mtu 1400' <(ip link show type veth)
+check "killed: the new port" grep -q '8099' <(nft list ruleset)
+check "killed: a second update" grep -q 'nothing to change' <("$exe" update mynet --all)
+check "killed: cni-all check of the new configuration" "$exe" check mynet "$(told sandbox)" --id "$(told containerId)"
 check "killed: the host still pings it" ping -c 1 -W 2 "$address" >"$work/ping" 2>&1
 ctr task kill --signal SIGKILL killed
 wait "$runner" # its status is that of the killed container

@@ -140,9 +140,19 @@ check "cni-all check with what libcni keeps" "$exe" check mynet "$netns" --id "$
 check "cni-all gc leaves it alone" "$exe" gc mynet
 check "it still answers" ping -c 1 -W 2 "$address" >/dev/null
 check "cni-all show names it" grep -q "$id" <("$exe" show --json)
+# Another configuration while it runs: libcni detaches with that, and with the result that we kept.
+sed -i 's/"type": "bridge",/"type": "bridge", "mtu": 1400,/; s/{"type": "spy"}/{"type": "spy"},\n  {"type": "portmap", "capabilities": {"portMappings": true}}/' \
+  /etc/cni/net.d/10-mynet.conflist
+"$exe" update mynet "$netns" -p 8099:99 >"$work/log" 2>&1
+check "cni-all update of what libcni attached: $(cat "$work/log")" grep -q 'mtu 1400' "$work/log"
+check "the new MTU" grep -q 'mtu 1400' <(ip link show type veth)
+check "a second update" grep -q 'nothing to change' <("$exe" update mynet "$id")
+check "cni-all check after the update" "$exe" check mynet "$netns" --id "$id"
+check "it answers after the update" ping -c 1 -W 2 "$address" >/dev/null
 check "stop" podman stop -t 0 one >/dev/null
 check "rm" podman rm -f one >/dev/null
 clean "removed"
+sed -i '/portmap/d; s/{"type": "spy"},/{"type": "spy"}/' /etc/cni/net.d/10-mynet.conflist
 
 # Detached and attached again by cni-all under podman's eyes: libcni must read what we keep.
 podman run -d --name two --network mynet "${limits[@]}" localhost/busybox:test sleep 1000 >"$work/log" 2>&1
