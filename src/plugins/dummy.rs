@@ -1,7 +1,7 @@
 //! dummy: a link that leads nowhere, to hold addresses (reference: main-plugins.md section 17).
 
 use super::keys::Key;
-use super::{Kind, Plugin};
+use super::{Kind, Plugin, Update};
 use crate::attach::ipam;
 use crate::attach::sublink::conf::Conf;
 use crate::attach::sublink::{self, Addresses, Spec};
@@ -40,6 +40,14 @@ impl Plugin for Dummy {
 
     fn capabilities(&self) -> &'static [Key] {
         &[]
+    }
+
+    fn live_keys(&self) -> &'static [&'static str] {
+        &["dns", "ipam"]
+    }
+
+    fn update(&self, update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
+        sublink::update(update, &spec(update.from)?, &spec(update.to)?, kernel)
     }
 
     fn validate(&self, req: &Request) -> Result<()> {

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use super::keys::{self, Key, Shape, key};
-use super::{Kind, Plugin};
+use super::{Kind, Plugin, Update};
 use crate::attach::ipam;
 use crate::attach::sublink::conf::{Conf, HOST_SHIM, LINK_CONT_NS, LINK_IN_CONTAINER, MASTER};
 use crate::attach::sublink::{self, Addresses, Spec, master};
@@ -87,6 +87,14 @@ impl Plugin for Ipvlan {
 
     fn capabilities(&self) -> &'static [Key] {
         &[]
+    }
+
+    fn live_keys(&self) -> &'static [&'static str] {
+        &["dns", "ipam"]
+    }
+
+    fn update(&self, update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
+        sublink::update(update, &spec(update.from)?, &spec(update.to)?, kernel)
     }
 
     fn validate(&self, req: &Request) -> Result<()> {

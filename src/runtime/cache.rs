@@ -9,12 +9,12 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
 use super::base64;
 use crate::cni::json::Value;
 use crate::cni::{CniResult, Code, Error, Result, ResultExt, Version};
-use crate::kernel::dry_run;
+use crate::kernel::{dry_run, lock};
 
 /// `kind` of a file in today's format.
 const KIND: &str = "cniCacheV1";
@@ -55,6 +55,13 @@ impl CachedAttachment {
             Some(_) => return Err(Error::new(Code::DECODING, "the result's cniVersion is not a string")),
         };
         CniResult::from_json(value, version).map(Some)
+    }
+
+    /// Path of the container's namespace, also where it is only told by the result, as by older releases of libcni.
+    pub fn namespace(&self) -> Option<String> {
+        let result = || self.result().ok().flatten().unwrap_or_default();
+        let told = || result().interfaces.into_iter().map(|interface| interface.sandbox);
+        Some(self.netns.clone()).into_iter().chain(told()).find(|path| !path.is_empty())
     }
 
     /// Reads a file: today's format, or the bare result that libcni wrote before 0.8.
@@ -168,10 +175,7 @@ impl Cache {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Lock { _lock: None }),
             Err(e) => return Err(Error::io(format_args!("open {}", results.display()), &e)),
         };
-        let how = if exclusive { FlockArg::LockExclusive } else { FlockArg::LockShared };
-        let lock = Flock::lock(dir, how)
-            .map_err(|(_, e)| Error::system(format_args!("flock {}", results.display()), e))?;
-        Ok(Lock { _lock: Some(lock) })
+        Ok(Lock { _lock: Some(lock::lock(dir, exclusive, &results.display())?) })
     }
 
     fn path(&self, network: &str, container_id: &str, ifname: &str) -> PathBuf {

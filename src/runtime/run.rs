@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::cache::{Cache, CachedAttachment};
+use super::cache::{Cache, CachedAttachment, Lock};
 use super::chain::{Injected, configuration};
 use super::conflist::{NetworkList, plugin_type};
 use crate::cni::json::Value;
@@ -13,7 +13,7 @@ use crate::cni::{
     Accepts, CniResult, Code, Command, Environment, Error, Execution, Request, Result, ResultExt,
     ValidAttachment, Version,
 };
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, lock};
 use crate::log::{Log, Operation, phase};
 use crate::{invoke, plugins};
 
@@ -50,7 +50,7 @@ impl Attachment {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         check_container_id(&self.container_id)?;
         check_ifname(&self.ifname)
     }
@@ -70,7 +70,8 @@ pub struct Runtime {
     pub prefer_built_in: bool,
     /// Where results are kept, in its folder `results`; [`CACHE_DIR`] for everybody.
     pub cache_dir: PathBuf,
-    /// An executable that takes longer is killed, and the operation has failed.
+    /// How long another process is waited for: an executable that takes longer is killed; a lock that it holds, or an
+    /// answer of the dhcp daemon, is given up. The operation has failed then.
     pub timeout: Option<Duration>,
     /// What a failed ADD left is not removed: somebody wants to look at it, and calls [`Runtime::del`] later.
     pub keep_failed: bool,
@@ -106,9 +107,9 @@ impl Runtime {
     }
 
     /// Runs an operation with its line in the log.
-    fn logged<T>(
+    pub(super) fn logged<T>(
         &self,
-        verb: Command,
+        verb: &str,
         network: &NetworkList,
         attachment: &Attachment,
         work: impl FnOnce() -> Result<T>,
@@ -135,7 +136,7 @@ impl Runtime {
     /// The first failure, naming network and plugin; `details` say what could not be taken back. Before anything is
     /// done: ids and names that are not valid, and a plugin that is not there.
     pub fn add(&self, network: &NetworkList, attachment: &Attachment) -> Result<CniResult> {
-        self.logged(Command::Add, network, attachment, || self.attach(network, attachment))
+        self.logged(Command::Add.as_str(), network, attachment, || self.attach(network, attachment))
     }
 
     fn attach(&self, network: &NetworkList, attachment: &Attachment) -> Result<CniResult> {
@@ -145,7 +146,7 @@ impl Runtime {
         }
         let _lock = match network.name.is_empty() {
             true => None,
-            false => Some(self.cache().lock(false, true)?),
+            false => Some(self.lock(false, true)?),
         };
         let mut kernel = self.kernel();
         let added = self.add_each(network, attachment, &mut kernel).and_then(|result| {
@@ -176,12 +177,12 @@ impl Runtime {
     /// # Errors
     /// All failures together; every plugin was called.
     pub fn del(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
-        self.logged(Command::Del, network, attachment, || self.detach(network, attachment))
+        self.logged(Command::Del.as_str(), network, attachment, || self.detach(network, attachment))
     }
 
     fn detach(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
         attachment.check()?;
-        let _lock = self.cache().lock(false, false)?;
+        let _lock = self.lock(false, false)?;
         self.del_cached(network, attachment)
     }
 
@@ -205,7 +206,7 @@ impl Runtime {
     /// The first failure. [`Code::INCOMPATIBLE_VERSION`] for a network whose version (before 0.4.0) knows no CHECK; a
     /// result that was kept and cannot be read.
     pub fn check(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
-        self.logged(Command::Check, network, attachment, || self.compare(network, attachment))
+        self.logged(Command::Check.as_str(), network, attachment, || self.compare(network, attachment))
     }
 
     fn compare(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
@@ -244,14 +245,14 @@ impl Runtime {
     /// All failures together; everything else was removed.
     pub fn gc(&self, network: &NetworkList, valid: Option<&[ValidAttachment]>) -> Result<()> {
         let nobody = Attachment::default();
-        self.logged(Command::Gc, network, &nobody, || self.collect(network, valid))
+        self.logged(Command::Gc.as_str(), network, &nobody, || self.collect(network, valid))
     }
 
     fn collect(&self, network: &NetworkList, valid: Option<&[ValidAttachment]>) -> Result<()> {
         if network.disable_gc {
             return Ok(());
         }
-        let _lock = self.cache().lock(true, false)?;
+        let _lock = self.lock(true, false)?;
         let is_valid = |cached: &CachedAttachment| {
             valid.unwrap_or_default().iter().any(|v| {
                 (v.container_id.as_str(), v.ifname.as_str()) == (&cached.container_id, &cached.ifname)
@@ -284,7 +285,7 @@ impl Runtime {
     /// The first plugin's reason why not.
     pub fn status(&self, network: &NetworkList) -> Result<()> {
         let nobody = Attachment::default();
-        self.logged(Command::Status, network, &nobody, || self.ask(network))
+        self.logged(Command::Status.as_str(), network, &nobody, || self.ask(network))
     }
 
     fn ask(&self, network: &NetworkList) -> Result<()> {
@@ -351,7 +352,7 @@ impl Runtime {
         Ok(all)
     }
 
-    fn cached(
+    pub(super) fn cached(
         &self,
         (network, container_id, ifname): (&str, &str, &str),
     ) -> Result<Option<CachedAttachment>> {
@@ -361,11 +362,15 @@ impl Runtime {
         }
     }
 
-    fn cache(&self) -> Cache {
+    pub(super) fn cache(&self) -> Cache {
         Cache::below(&self.cache_dir)
     }
 
-    fn kernel(&self) -> Kernel {
+    pub(super) fn lock(&self, exclusive: bool, make: bool) -> Result<Lock> {
+        lock::patiently(self.timeout, || self.cache().lock(exclusive, make))
+    }
+
+    pub(super) fn kernel(&self) -> Kernel {
         let given = |name: &str| self.environment.iter().find(|(key, _)| key == name);
         let bus = given("DBUS_SYSTEM_BUS_ADDRESS").map(|(_, value)| value.clone());
         Kernel::new(!self.detach_removal).with_system_bus(bus)
@@ -391,7 +396,7 @@ impl Runtime {
     }
 
     /// As [`Runtime::path`] for a plugin of a list; the directory of this executable where nothing else is to be found.
-    fn path_for(&self, plugin: &Value) -> String {
+    pub(super) fn path_for(&self, plugin: &Value) -> String {
         let is_built_in = |name: String| plugins::find(&name).is_some();
         let ipam = plugin.get("ipam").and_then(|ipam| plugin_type(&ipam).ok());
         let all_built_in = plugin_type(plugin).is_ok_and(is_built_in) && ipam.is_none_or(is_built_in);
@@ -447,7 +452,12 @@ impl Runtime {
     }
 
     /// Remembers what ADD returned. A network without a name has nothing that could be asked for later.
-    fn keep(&self, network: &NetworkList, attachment: &Attachment, result: &CniResult) -> Result<()> {
+    pub(super) fn keep(
+        &self,
+        network: &NetworkList,
+        attachment: &Attachment,
+        result: &CniResult,
+    ) -> Result<()> {
         if network.name.is_empty() {
             return Ok(());
         }
@@ -491,7 +501,7 @@ impl Runtime {
             .context(format_args!("network {name}: plugin {plugin_type} ({command})"))
     }
 
-    fn request(
+    pub(super) fn request(
         &self,
         network: &NetworkList,
         attachment: &Attachment,
@@ -523,6 +533,6 @@ impl Runtime {
 }
 
 /// The version that a network's results have. One that nobody speaks is refused by the plugins.
-fn version(network: &NetworkList) -> Version {
+pub(super) fn version(network: &NetworkList) -> Version {
     Version::from_text(&network.version).unwrap_or(Version::LATEST)
 }

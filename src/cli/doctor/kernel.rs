@@ -4,10 +4,14 @@ use nix::errno::Errno;
 use nix::sys::utsname::uname;
 
 use super::{Finding, Severity, Wanted};
+use crate::attach::masquerade::maps;
+use crate::attach::redirect;
 use crate::cni::{Error, Result};
 use crate::kernel::netns::Netns;
 use crate::kernel::nft;
-use crate::kernel::rtnl::{AddBridge, Change, Handle, has_kind};
+use crate::kernel::rtnl::tc::{QdiscKind, TcChange, TcHandle, TokenBucket};
+use crate::kernel::rtnl::{AddBridge, Change, Dev, Handle, has_kind};
+use crate::plugins::portmap;
 
 /// Kinds of links: what `ip link` calls them, the module, and the plugins that make them.
 const KINDS: &[(&str, &str, &[&str])] = &[
@@ -43,18 +47,72 @@ pub fn look(wanted: &Wanted, findings: &mut Vec<Finding>) {
     }
     let filtering = netns.enter(|| {
         let bridge = AddBridge { name: "probe0".to_owned(), vlan_filtering: true, ..AddBridge::default() };
-        match Handle::open()?.apply(&[Change::AddBridge(bridge)]) {
-            Err(e) if lacks(&e) => Ok(false),
-            other => other.map(|()| true),
-        }
+        tried(Handle::open()?.apply(&[Change::AddBridge(bridge)]))
     });
     // A setting of the bridge module, decided when the kernel was built: there is no module to load.
     report(findings, "bridge VLAN filtering", "", wanted.vlans, filtering);
-    let nft = netns.enter(|| match nft::Socket::open().and_then(|mut socket| socket.probe()) {
+    let nftables = |ask: &dyn Fn(&mut nft::Socket) -> Result<()>| {
+        tried(netns.enter(|| nft::Socket::open().and_then(|mut socket| ask(&mut socket))))
+    };
+    report(findings, "nf_tables", "nf_tables", wanted.nft, nftables(&nft::Socket::probe));
+    report(findings, "masquerading by nftables", "nft_masq", wanted.nft, nftables(&maps::probe));
+    report(
+        findings,
+        "port mappings by nftables",
+        "nft_nat",
+        wanted.has("portmap"),
+        nftables(&portmap::probe),
+    );
+    for (what, module, needed, kind) in [
+        ("token bucket (tc tbf)", "sch_tbf", wanted.has("bandwidth"), bucket()),
+        ("classes (tc htb)", "sch_htb", wanted.subnets, QdiscKind::Htb { default: 1 }),
+    ] {
+        let outcome = netns.enter(|| {
+            let parent = TcHandle::ROOT;
+            with_bridge(|rtnl, dev| {
+                let handle = TcHandle::new(1, 0);
+                rtnl.apply(&[Change::Tc(TcChange::AddQdisc { dev: dev.clone(), parent, handle, kind })])
+            })
+        });
+        report(findings, what, module, needed, tried(outcome));
+    }
+    let redirects = wanted.has("bandwidth") || wanted.has("tc-redirect-tap");
+    let outcome = netns.enter(|| {
+        with_bridge(|rtnl, dev| {
+            let Some(link) = rtnl.link(PROBE)? else { return Ok(()) };
+            let changes = redirect::all(rtnl, &link, dev, 0, None)?;
+            rtnl.apply(&changes)
+        })
+    });
+    report(findings, "redirection (tc ingress, u32, mirred)", "act_mirred", redirects, tried(outcome));
+}
+
+/// A link to try things on.
+const PROBE: &str = "probe1";
+
+/// Does something with a bridge made for that, and removes it.
+fn with_bridge(work: impl FnOnce(&mut Handle, &Dev) -> Result<()>) -> Result<()> {
+    let mut rtnl = Handle::open()?;
+    rtnl.apply(&[Change::AddBridge(AddBridge { name: PROBE.to_owned(), ..AddBridge::default() })])?;
+    let outcome = match rtnl.link(PROBE)? {
+        Some(link) => work(&mut rtnl, &link.dev()),
+        None => Ok(()),
+    };
+    rtnl.apply(&[Change::DelLink(Dev::named(PROBE))])?;
+    outcome
+}
+
+/// A rate that any kernel with the module accepts.
+fn bucket() -> QdiscKind {
+    QdiscKind::Tbf(TokenBucket { rate: 125_000, burst: 10_000, limit: 13_125 })
+}
+
+/// Whether it could be done.
+fn tried(outcome: Result<()>) -> Result<bool> {
+    match outcome {
         Err(e) if lacks(&e) => Ok(false),
         other => other.map(|()| true),
-    });
-    report(findings, "nf_tables", "nf_tables", wanted.nft, nft);
+    }
 }
 
 /// The kernel has no such thing; any other refusal is reported as it is.

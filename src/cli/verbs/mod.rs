@@ -1,8 +1,9 @@
-//! `cni-all add`, `check`, `del`, `gc` and `status`: the runtime's operations on one network.
+//! `cni-all add`, `check`, `del`, `update`, `gc` and `status`: the runtime's operations on one network.
 
 mod collect;
 mod dry_run;
 mod names;
+mod update;
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::personality::Process;
 use crate::runtime::{Attachment, NetworkList, Runtime};
 
 pub use self::names::{absolute, id_of};
+pub use self::update::Update;
 
 /// Defines the arguments of an operation on one attachment: what they have in common, and more.
 macro_rules! attachment_verb {
@@ -54,7 +56,7 @@ macro_rules! attachment_verb {
             #[argh(option, arg_name = "DIR")]
             bin_dir: Vec<String>,
 
-            /// end a plugin that is another executable and takes longer
+            /// wait no longer for another process, be it a plugin (then it is ended), a lock's holder or the dhcp daemon
             #[argh(option, arg_name = "SECONDS", from_str_fn(networks::seconds))]
             timeout: Option<Duration>,
 
@@ -110,7 +112,7 @@ macro_rules! network_verb {
             #[argh(option, arg_name = "DIR")]
             bin_dir: Vec<String>,
 
-            /// end a plugin that is another executable and takes longer
+            /// wait no longer for another process, be it a plugin (then it is ended), a lock's holder or the dhcp daemon
             #[argh(option, arg_name = "SECONDS", from_str_fn(networks::seconds))]
             timeout: Option<Duration>,
 

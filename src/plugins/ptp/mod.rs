@@ -7,8 +7,9 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::keys::{self, Key};
-use super::{Kind, Plugin};
+use super::{Kind, Plugin, Update};
 use crate::attach::container::{Container, Ipv6, wait_usable};
+use crate::attach::live::{self, Pair};
 use crate::attach::mtu::Mtu;
 use crate::attach::undo::{Undo, or_take_back};
 use crate::attach::verify::{self, difference};
@@ -79,6 +80,25 @@ impl Plugin for Ptp {
 
     fn capabilities(&self) -> &'static [Key] {
         &[]
+    }
+
+    fn live_keys(&self) -> &'static [&'static str] {
+        &["mtu", "ipMasq", "ipMasqBackend", "dns", "ipam"]
+    }
+
+    fn update(&self, update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
+        let req = update.to;
+        let (from, to) = (Conf::new(update.from)?, Conf::new(req)?);
+        let mut result = verify::prev_result(req)?;
+        let mut pair = Pair::find(req, kernel)?;
+        pair.set_mtu((from.mtu, to.mtu), kernel, &mut result)?;
+        let (was, is) = (live::given(update.from, Some(from.ipam()?))?, live::given(req, Some(to.ipam()?))?);
+        let routed = [&was, &is].map(|given| live::with_routes(&result, given.as_ref(), CONTAINER));
+        let [former, wanted] = &routed;
+        pair.inside.set_routes(former, wanted, &mut result)?;
+        live::set_masquerade(&Attachment::of(req), &result, (from.masquerade, to.masquerade), kernel)?;
+        live::set_dns((from.dns.as_ref(), to.dns.as_ref()), (was.as_ref(), is.as_ref()), &mut result)?;
+        Ok(result)
     }
 
     fn validate(&self, req: &Request) -> Result<()> {
