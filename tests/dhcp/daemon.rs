@@ -134,6 +134,26 @@ fn a_signal_ends_the_daemon_and_leases_stay() {
 }
 
 #[test]
+fn the_pid_file_and_socket_of_a_killed_daemon_are_replaced() {
+    require_netns!();
+    let site = Site::new();
+    let pidfile = site.path("daemon.pid");
+    let flags = format!("-pidfile {}", pidfile.display());
+    std::fs::write(&pidfile, "4194304000\n").unwrap();
+    for _ in 0..2 {
+        site.start_daemon(&flags);
+        assert_eq!(std::fs::read_to_string(&pidfile).unwrap(), site.daemon_pid().to_string());
+        assert!(site.leases().is_empty());
+        site.stop_daemon();
+        assert!(pidfile.exists() && site.socket().exists(), "SIGKILL leaves both");
+    }
+    // A second daemon does not take the file of the first.
+    site.start_daemon(&flags);
+    assert_eq!(site.daemon_command(&flags).output().unwrap().status.code(), Some(1));
+    assert_eq!(std::fs::read_to_string(&pidfile).unwrap(), site.daemon_pid().to_string());
+}
+
+#[test]
 fn sighup_starts_the_executable_anew_and_no_caller_is_turned_away() {
     require_netns!();
     require_tool!("dnsmasq");
