@@ -48,6 +48,25 @@ fn without_a_daemon_one_is_started_unless_it_is_required() {
 }
 
 #[test]
+fn a_daemon_that_a_plugin_started_is_started_again_by_the_next_add_when_it_was_killed() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    let site = Site::new();
+    site.dnsmasq("");
+    let containers = [site.node.container(), site.node.container()];
+    let first = site.attach(&containers[0], json!({}));
+    kill(pid_of_daemon(&site), Signal::SIGKILL).unwrap();
+    site.eventually("nobody listens", |s| UnixStream::connect(s.socket()).is_err());
+    assert!(site.socket().exists());
+    site.add(&containers[1], json!({"daemon": "required"})).err().names(&["nobody listens on it"]);
+    let second = site.attach(&containers[1], json!({}));
+    first.check();
+    second.check();
+    assert_eq!(site.leases().len(), 2);
+    kill(pid_of_daemon(&site), Signal::SIGTERM).unwrap();
+}
+
+#[test]
 fn callers_at_once_start_one_daemon() {
     require_netns!();
     require_tool!("dnsmasq");
