@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::container::Container;
-use super::masquerade::{self, Backend};
+use super::masquerade::{self, Masquerade};
 use super::mtu::Mtu;
 use super::{Attachment, address, verify};
 use crate::cni::{CniResult, Code, Dns, Error, Interface, Request, Result};
@@ -238,7 +238,7 @@ pub fn set_dns(
 pub fn set_masquerade(
     of: &Attachment<'_>,
     result: &CniResult,
-    (from, to): (Option<Backend>, Option<Backend>),
+    (from, to): (Option<&Masquerade>, Option<&Masquerade>),
     kernel: &mut Kernel,
 ) -> Result<()> {
     if from == to {
@@ -250,7 +250,7 @@ pub fn set_masquerade(
         masquerade::del(kernel.nft()?, of, &known)?;
     }
     match to.filter(|_| !addresses.is_empty()) {
-        Some(backend) => masquerade::add(kernel.nft()?, of, &addresses, backend),
+        Some(to) => masquerade::add(kernel.nft()?, of, &addresses, to),
         None => Ok(()),
     }
 }

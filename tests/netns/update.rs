@@ -211,6 +211,12 @@ fn masquerading_that_is_turned_on_shows_the_hosts_address() {
     site.rewrite(json!({"ipMasq": true}), &[]);
     site.settles(&container, &[]);
     assert_eq!(container.datagram_seen_by(&outside, Outside::V4).unwrap().to_string(), Outside::NODE_V4);
+    site.rewrite(json!({"ipMasq": true, "ipMasqExempt": ["203.0.113.0/24"]}), &[]);
+    let text = site.settles(&container, &[]);
+    assert!(text.contains("ip daddr 203.0.113.0/24 return"), "{text}");
+    assert_eq!(container.datagram_seen_by(&outside, Outside::V4).unwrap().to_string(), "10.1.0.2");
+    site.rewrite(json!({"ipMasq": true, "ipMasqExempt": ["203.0.113"]}), &[]);
+    site.refused(&container, &[]).err().names(&["ipMasqExempt[0]", "\"203.0.113\" is not a network"]);
     site.end(&container);
 }
 

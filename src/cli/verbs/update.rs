@@ -35,8 +35,8 @@ const NAME: &str = "cni-all update";
     note = "What can change while a container is attached, besides what the network's list says of itself:\n\
         bandwidth, firewall, portmap: every key, and what the runtime gives; they may join the list or leave it\n\
         bridge: mtu, hairpinMode, portIsolation, promiscMode, macspoofchk, ipMasq, ipMasqBackend,\n\
-        isDefaultGateway, dns, and of ipam routes and name servers\n\
-        ptp: mtu, ipMasq, ipMasqBackend, dns, and of ipam routes and name servers\n\
+        ipMasqExempt, isDefaultGateway, dns, and of ipam routes and name servers\n\
+        ptp: mtu, ipMasq, ipMasqBackend, ipMasqExempt, dns, and of ipam routes and name servers\n\
         macvlan, vlan: mtu, dns, and of ipam routes and name servers; ipvlan, dummy: the same without mtu\n\
         tuning: mtu, promisc, allmulti, txQLen, and the values of sysctl",
     error_code(1, "it failed, and everything is as it was; or something needs a new attachment (code 103)"),
