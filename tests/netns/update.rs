@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::sublinks::for_each_kind;
 use crate::support::{
     Call, Container, Netns, Node, Outcome, Outside, executable, patience, require_netns, require_tool,
 };
@@ -402,7 +403,6 @@ fn a_connection_outlives_updates_of_other_ports() {
         site.add(&container, &["-p", "8080:80"]);
         let listener = container.listen(IpAddr::from([0; 4]), 80);
         let mut open = connected(&outside, 8080, &listener);
-        let flows = || site.node.try_run("conntrack -L -p tcp");
         talk(&mut open);
 
         let text = site.settles(&container, &["-p", "8080:80", "-p", "8443:80"]);
@@ -444,7 +444,7 @@ fn a_connection_outlives_updates_of_other_ports() {
         assert!(refuses(&outside, 8080) && refuses(&outside, 8444));
         assert_eq!(site.kept(&container)["capabilityArgs"], Value::Null);
         talk(&mut open);
-        drop((open, flows));
+        drop(open);
         site.end(&container);
     }
 }
@@ -580,30 +580,66 @@ fn a_port_stays_in_hairpin_mode_for_mapped_ports() {
     site.end(&container);
 }
 
-#[test]
-fn a_macvlan_gets_another_mtu_and_other_routes() {
-    require_netns!();
+for_each_kind!(a_link_on_a_master_gets_another_mtu_and_other_routes);
+
+fn a_link_on_a_master_gets_another_mtu_and_other_routes(kind: &str) {
     let site = Site::new(json!([{"type": "loopback"}]));
     site.node.ip(&["link add up0 type veth peer name up1", "link set up0 up", "link set up1 up"]);
-    if !site.node.try_run("ip link add link up0 name probe type macvlan").status.success() {
-        return crate::support::skip("this kernel has no macvlan");
-    }
-    site.node.run("ip link del probe");
     let config = |keys: Value, routes: Value| {
-        let ipam = json!({"type": "static", "addresses": [{"address": "10.1.0.2/24", "gateway": "10.1.0.1"}], "routes": routes});
-        site.configure(json!([with(json!({"type": "macvlan", "master": "up0", "ipam": ipam}), keys)]));
+        let address = json!({"address": "10.1.0.2/24", "gateway": "10.1.0.1"});
+        let ipam = json!({"type": "static", "addresses": [address], "routes": routes});
+        let main = json!({"type": kind, "master": "up0", "ipam": ipam});
+        let main = if kind == "vlan" { with(main, json!({"vlanId": 5})) } else { main };
+        site.configure(json!([with(main, keys)]));
     };
     config(json!({}), json!([]));
     let container = site.node.container();
     site.add(&container, &[]);
-    config(json!({"mtu": 1400}), json!([{"dst": "0.0.0.0/0"}]));
+    config(json!({"dns": {"domain": "x"}}), json!([{"dst": "0.0.0.0/0"}]));
+    site.settles(&container, &[]);
+    assert!(container.run("ip route").contains("default via 10.1.0.1 dev eth0"));
+    assert_eq!(site.kept(&container)["result"]["dns"]["domain"], "x");
+    config(json!({"mtu": 1400}), json!([]));
+    if kind == "ipvlan" {
+        // It shares that of its master.
+        site.refused(&container, &[]).err().names(&["ipvlan mtu: not set -> 1400"]);
+        return;
+    }
     site.settles(&container, &[]);
     assert_eq!(link(&container, "eth0")["mtu"], 1400);
-    assert!(container.run("ip route").contains("default via 10.1.0.1 dev eth0"));
+    assert!(!container.run("ip route").contains("default"));
     config(json!({}), json!([]));
     site.settles(&container, &[]);
     assert_eq!(link(&container, "eth0")["mtu"], 1500);
-    assert!(!container.run("ip route").contains("default"));
+    config(json!({"mtu": 1501}), json!([]));
+    site.refused(&container, &[]).err().names(&["mtu: 1501 is not from 0 to 1500"]);
+}
+
+#[test]
+fn what_the_ipam_plugin_tells_changes_too() {
+    require_netns!();
+    let site = Site::bridged(json!({}), &[]);
+    let dns = |resolver: &str| site.node.workdir().file(resolver, format!("nameserver {resolver}\n"));
+    let ipam = |resolver: &str| {
+        with(bridge_config(&site.node)["ipam"].clone(), json!({"resolvConf": dns(resolver)}))
+    };
+    site.rewrite(json!({"ipam": ipam("192.0.2.1")}), &[]);
+    let container = site.node.container();
+    site.add(&container, &[]);
+    site.rewrite(json!({"ipam": ipam("192.0.2.2")}), &[]);
+    site.settles(&container, &[]);
+    assert_eq!(site.kept(&container)["result"]["dns"], json!({"nameservers": ["192.0.2.2"]}));
+    // sbr has moved the routes: where new ones belong is not known.
+    let routes = with(ipam("192.0.2.2"), json!({"routes": []}));
+    site.rewrite(json!({"ipam": ipam("192.0.2.2")}), &[]);
+    site.end(&container);
+    site.rewrite(json!({"ipam": ipam("192.0.2.2")}), &[json!({"type": "sbr"})]);
+    site.add(&container, &[]);
+    site.rewrite(json!({"ipam": routes, "mtu": 1400}), &[json!({"type": "sbr"})]);
+    site.refused(&container, &[]).err().names(&["needs a new attachment: bridge ipam.routes: "]);
+    site.rewrite(json!({"ipam": ipam("192.0.2.2"), "mtu": 1400}), &[json!({"type": "sbr"})]);
+    site.update(&container, &[]);
+    assert_eq!(link(&container, "eth0")["mtu"], 1400);
 }
 
 #[test]
