@@ -124,7 +124,9 @@ fn state(site: &Site, container: &Container) -> BTreeSet<String> {
                 .map(|line| netns.run(line)),
         );
     }
-    all.iter().flat_map(|text| text.lines()).map(|line| line.trim().to_owned()).collect()
+    // The kernel adds those of a link itself when that gets a carrier, a little later.
+    let own = |line: &&str| !line.contains("fe80:") && !line.contains("ff00:");
+    all.iter().flat_map(|text| text.lines()).filter(own).map(|line| line.trim().to_owned()).collect()
 }
 
 #[track_caller]
