@@ -750,7 +750,8 @@ fn a_plugin_of_others_is_left_alone_unless_its_configuration_changed() {
     let site = Site::bridged(json!({}), &[other("a")]);
     let log = site.path("calls");
     let script = format!(
-        "#!/bin/sh\necho $CNI_COMMAND >>{}\n[ $CNI_COMMAND = ADD ] && sed 's/.*\"prevResult\"://; s/}}$//'\nexit 0\n",
+        "#!/bin/sh\necho $CNI_COMMAND >>{}\nread -r asked\nprev=${{asked#*\\\"prevResult\\\":}}\n\
+         [ $CNI_COMMAND = ADD ] && printf %s \"${{prev%\\}}}}\"\nexit 0\n",
         log.display()
     );
     let dir =
@@ -831,7 +832,7 @@ fn all_attachments_of_a_network_follow_at_once() {
     assert_eq!(link(one, "eth0")["mtu"], 1400);
     // One that fails does not keep the others.
     site.rewrite(json!({"mtu": 1300}), &[]);
-    one.ip(&["link set eth0 name other"]);
+    one.ip(&["link set eth0 down", "link set eth0 name other"]);
     let outcome = site.call(&["update", "net", "--all", "--json"]).run();
     assert_eq!(outcome.status, Some(1), "{outcome}");
     let json = outcome.json();
@@ -840,6 +841,21 @@ fn all_attachments_of_a_network_follow_at_once() {
         "{json:#}"
     );
     assert_eq!(link(two, "eth0")["mtu"], 1300);
+}
+
+/// Base 64 (RFC 4648, section 4).
+fn decoded(text: &str) -> Vec<u8> {
+    const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |c: char| DIGITS.find(c).unwrap() as u32;
+    let (mut bytes, mut bits, mut held) = (Vec::new(), 0, 0_u32);
+    for c in text.trim_end_matches('=').chars() {
+        (held, bits) = (held << 6 | digit(c), bits + 6);
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((held >> bits) as u8);
+        }
+    }
+    bytes
 }
 
 #[test]
@@ -854,9 +870,8 @@ fn what_a_runtime_kept_is_understood_and_kept_the_same_way() {
     site.node.workdir().file("net.d/10-net.conf", single.to_string());
     let text = site.settles(&container, &["--id", container.id()]);
     assert!(text.contains("# bridge mtu: not set -> 1400") && !text.contains("cniVersion"), "{text}");
-    let decode = site.kept(&container)["config"].as_str().unwrap().to_owned();
-    let config = site.node.workdir().file("config", decode);
-    let config = site.node.json(&format!("base64 -d {}", config.display()));
+    let config: Value =
+        serde_json::from_slice(&decoded(site.kept(&container)["config"].as_str().unwrap())).unwrap();
     assert_eq!(config["plugins"][0]["mtu"], 1400);
     // A runtime's DEL: new configuration, kept result, through the plugin itself.
     let request = with(single, json!({"prevResult": site.kept(&container)["result"]}));
