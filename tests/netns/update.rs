@@ -211,6 +211,12 @@ fn masquerading_that_is_turned_on_shows_the_hosts_address() {
     site.rewrite(json!({"ipMasq": true}), &[]);
     site.settles(&container, &[]);
     assert_eq!(container.datagram_seen_by(&outside, Outside::V4).unwrap().to_string(), Outside::NODE_V4);
+    site.rewrite(json!({"ipMasq": true, "ipMasqExempt": ["203.0.113.0/24"]}), &[]);
+    let text = site.settles(&container, &[]);
+    assert!(text.contains("ip daddr 203.0.113.0/24 return"), "{text}");
+    assert_eq!(container.datagram_seen_by(&outside, Outside::V4).unwrap().to_string(), "10.1.0.2");
+    site.rewrite(json!({"ipMasq": true, "ipMasqExempt": ["203.0.113"]}), &[]);
+    site.refused(&container, &[]).err().names(&["ipMasqExempt[0]", "\"203.0.113\" is not a network"]);
     site.end(&container);
 }
 
@@ -525,6 +531,52 @@ fn an_automatic_mtu_follows_the_default_route() {
     let text = site.settles(&container, &[]);
     assert_eq!(text.matches("mtu 1380").count(), 2, "{text}");
     assert_eq!(link(&container, "eth0")["mtu"], 1380);
+    site.end(&container);
+}
+
+#[test]
+fn ipv6_addresses_routes_and_ports_stay() {
+    require_netns!();
+    let site = Site::bridged(json!({}), &[]);
+    let ipam = crate::dual_stack_config(&site.node)["ipam"].clone();
+    let keys = |keys: Value| with(json!({"ipam": ipam}), keys);
+    site.rewrite(keys(json!({"ipMasq": true})), &[portmap()]);
+    let outside = site.node.outside();
+    let container = site.node.container();
+    site.add(&container, &["-p", "8080:80"]);
+    let listener = container.listen(IpAddr::from([0_u16; 8]), 80);
+    let to: SocketAddr = (Outside::NODE_V6.parse::<IpAddr>().unwrap(), 8080).into();
+    let near = outside.connect(to, Duration::from_secs(2)).unwrap();
+    let mut open = (near, listener.accept().unwrap().0);
+    talk(&mut open);
+    site.rewrite(keys(json!({"ipMasq": true, "mtu": 1280, "hairpinMode": true})), &[portmap()]);
+    site.settles(&container, &["-p", "8080:80", "-p", "[::]:8443:80"]);
+    talk(&mut open);
+    assert!(container.run("ip -6 route").contains("default via fd00:1::1"));
+    assert!(container.run("ip -6 addr show dev eth0").contains("fd00:1::2/64"));
+    site.rewrite(keys(json!({"mtu": 1279})), &[portmap()]);
+    let failure = site.refused(&container, &[]).err();
+    assert_eq!(failure.code, 103);
+    failure.names(&["mtu: 1279 is less than the 1280 that IPv6 needs: fd00:1::2/64 would be lost"]);
+    talk(&mut open);
+    drop(open);
+    site.end(&container);
+}
+
+#[test]
+fn a_port_stays_in_hairpin_mode_for_mapped_ports() {
+    require_netns!();
+    let key = "net/bridge/bridge-nf-call-iptables";
+    let site = Site::bridged(json!({"hairpinMode": true}), &[portmap()]);
+    if !site.node.enter(|| Path::new("/proc/sys").join(key).exists()) {
+        return crate::support::skip("this kernel has no br_netfilter");
+    }
+    site.node.set_sysctl(key, "1");
+    let container = site.node.container();
+    let end = host_end(&site.add(&container, &["-p", "8080:80"]));
+    site.rewrite(json!({}), &[portmap()]);
+    site.settles(&container, &[]);
+    assert_eq!(link(&site.node, &end)["linkinfo"]["info_slave_data"]["hairpin"], true);
     site.end(&container);
 }
 
