@@ -119,10 +119,10 @@ impl Socket {
     /// Starts over when the kernel refuses it because objects appeared, went or got users since they were looked at:
     /// what another process did in between, or must not happen twice.
     pub fn commit(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
-        phase("nftables", || self.plan_and_apply(plan))
+        phase("nftables", || self.plan_and_apply(&plan))
     }
 
-    fn plan_and_apply(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
+    fn plan_and_apply(&mut self, plan: &dyn Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
         let mut left = ATTEMPTS;
         loop {
             left -= 1;
@@ -137,10 +137,10 @@ impl Socket {
     /// As [`Socket::commit`], and starts over as well when anything else of the ruleset changed since it was looked at:
     /// for decisions that depend on what is *not* there. (Before Linux 4.13 the kernel does not see to that.)
     pub fn commit_exclusive(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
-        phase("nftables", || self.plan_and_apply_alone(plan))
+        phase("nftables", || self.plan_and_apply_alone(&plan))
     }
 
-    fn plan_and_apply_alone(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
+    fn plan_and_apply_alone(&mut self, plan: &dyn Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
         let mut left = EXCLUSIVE_ATTEMPTS;
         loop {
             left -= 1;
