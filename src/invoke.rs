@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::cni::json::Value;
 use crate::cni::version::negotiate;
 use crate::cni::{CniResult, Code, Command, Error, Execution, Request, Result, ResultExt, Version};
-use crate::kernel::{Kernel, dry_run};
+use crate::kernel::{Kernel, dry_run, lock};
 use crate::log::phase;
 use crate::plugins::{self, Plugin};
 
@@ -34,7 +34,8 @@ pub fn run(plugin_type: &str, req: &Request, kernel: &mut Kernel) -> Result<Opti
     match find(plugin_type, &req.path)? {
         Found::Ours(plugin) => {
             negotiate(req.command, req.config.version.as_str(), plugin.versions())?;
-            phase(plugin_type, || plugins::call(plugin, req, kernel))
+            let call = || lock::patiently(req.execution.timeout, || plugins::call(plugin, req, kernel));
+            phase(plugin_type, call)
         }
         Found::Executable(path) => phase(&format!("exec {plugin_type}"), || execute(&path, plugin_type, req)),
     }

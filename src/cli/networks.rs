@@ -142,10 +142,8 @@ pub fn capability_args(text: &str) -> Result<Vec<(String, Value)>> {
         Ok(Value::Object(members)) => Ok(members),
         Ok(Value::Null) => Ok(Vec::new()),
         Ok(_) => Err(Error::config(format!("capability arguments: {text} is not a JSON object"))),
-        Err(e) => {
-            Err(Error::config(format!("capability arguments: {text} is not a JSON object"))
-                .with_details(e.msg()))
-        }
+        Err(e) => Err(Error::config(format!("capability arguments: {text} is not a JSON object"))
+            .with_details(e.msg().replace("the network configuration is ", ""))),
     }
 }
 

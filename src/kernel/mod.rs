@@ -4,6 +4,7 @@ pub mod conntrack;
 pub mod detach;
 pub mod dry_run;
 pub mod legacy_tables;
+pub mod lock;
 pub mod namespaces;
 pub mod netns;
 pub mod nft;

@@ -11,13 +11,13 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{Flock, FlockArg},
+    fcntl::Flock,
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
     sys::statfs::{FsType, PROC_SUPER_MAGIC, statfs},
 };
 
-use super::{dry_run, rtnl::PeerNetns};
+use super::{dry_run, lock, rtnl::PeerNetns};
 use crate::cni::{Error, Result};
 
 /// `NSFS_MAGIC`, linux/magic.h.
@@ -153,9 +153,8 @@ impl Netns {
     /// # Errors
     /// The path cannot be opened (any more).
     pub fn lock(&self) -> Result<Flock<File>> {
-        let what = format!("lock {}", self.path);
-        let file = File::open(&self.path).map_err(|e| Error::io(&what, &e))?;
-        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| Error::system(&what, errno))
+        let file = File::open(&self.path).map_err(|e| Error::io(format_args!("open {}", self.path), &e))?;
+        lock::lock(file, true, &self.path)
     }
 
     /// Runs `work` inside the namespace and comes back, also when `work` panics.

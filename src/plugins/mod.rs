@@ -12,7 +12,7 @@ mod ipvlan;
 pub mod keys;
 mod loopback;
 mod macvlan;
-mod portmap;
+pub mod portmap;
 mod ptp;
 mod sbr;
 mod static_ipam;

@@ -133,7 +133,7 @@ impl Plugin for Static {
 
     fn keys(&self) -> &'static [Key] {
         const ADDRESS: &[Key] = &[
-            key("address", Shape::Cidr, "address with prefix length, required"),
+            key("address", Shape::Cidr, "address with prefix length").required(),
             key("gateway", Shape::Ip, "gateway of this address; default: none"),
         ];
         const KEYS: &[Key] = &[

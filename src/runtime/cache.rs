@@ -9,12 +9,12 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
 use super::base64;
 use crate::cni::json::Value;
 use crate::cni::{CniResult, Code, Error, Result, ResultExt, Version};
-use crate::kernel::dry_run;
+use crate::kernel::{dry_run, lock};
 
 /// `kind` of a file in today's format.
 const KIND: &str = "cniCacheV1";
@@ -168,10 +168,7 @@ impl Cache {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Lock { _lock: None }),
             Err(e) => return Err(Error::io(format_args!("open {}", results.display()), &e)),
         };
-        let how = if exclusive { FlockArg::LockExclusive } else { FlockArg::LockShared };
-        let lock = Flock::lock(dir, how)
-            .map_err(|(_, e)| Error::system(format_args!("flock {}", results.display()), e))?;
-        Ok(Lock { _lock: Some(lock) })
+        Ok(Lock { _lock: Some(lock::lock(dir, exclusive, &results.display())?) })
     }
 
     fn path(&self, network: &str, container_id: &str, ifname: &str) -> PathBuf {

@@ -241,6 +241,11 @@ fn negotiate(document: &Value) -> Result<String> {
     Ok(best.map_or(written.into_owned(), |version| version.as_str().to_owned()))
 }
 
+/// The files of the folder of plugins that belongs to the list at `path`, in order; none when the list cannot be used.
+pub(crate) fn folder_files(document: &Value, path: &Path) -> Vec<PathBuf> {
+    Folder::of(document, path).and_then(|folder| folder.files()).unwrap_or_default()
+}
+
 /// The folder beside a list that is called as its network: `*.conf` in order of names, each one plugin.
 struct Folder {
     /// `None` when the list wants inlined plugins only.
@@ -261,9 +266,12 @@ impl Folder {
     }
 
     fn plugins(&self) -> Result<Vec<Value>> {
+        self.files()?.iter().map(|file| Folder::load(file)).collect()
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>> {
         let Some(path) = &self.path else { return Ok(Vec::new()) };
-        let files = files(path)?.into_iter().filter(|file| has_extension(file, "conf"));
-        files.map(|file| Folder::load(&file)).collect()
+        Ok(files(path)?.into_iter().filter(|file| has_extension(file, "conf")).collect())
     }
 
     fn load(file: &Path) -> Result<Value> {

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::cache::{Cache, CachedAttachment};
+use super::cache::{Cache, CachedAttachment, Lock};
 use super::chain::{Injected, configuration};
 use super::conflist::{NetworkList, plugin_type};
 use crate::cni::json::Value;
@@ -13,7 +13,7 @@ use crate::cni::{
     Accepts, CniResult, Code, Command, Environment, Error, Execution, Request, Result, ResultExt,
     ValidAttachment, Version,
 };
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, lock};
 use crate::log::{Log, Operation, phase};
 use crate::{invoke, plugins};
 
@@ -70,7 +70,8 @@ pub struct Runtime {
     pub prefer_built_in: bool,
     /// Where results are kept, in its folder `results`; [`CACHE_DIR`] for everybody.
     pub cache_dir: PathBuf,
-    /// An executable that takes longer is killed, and the operation has failed.
+    /// How long another process is waited for: an executable that takes longer is killed; a lock that it holds, or an
+    /// answer of the dhcp daemon, is given up. The operation has failed then.
     pub timeout: Option<Duration>,
     /// What a failed ADD left is not removed: somebody wants to look at it, and calls [`Runtime::del`] later.
     pub keep_failed: bool,
@@ -145,7 +146,7 @@ impl Runtime {
         }
         let _lock = match network.name.is_empty() {
             true => None,
-            false => Some(self.cache().lock(false, true)?),
+            false => Some(self.lock(false, true)?),
         };
         let mut kernel = self.kernel();
         let added = self.add_each(network, attachment, &mut kernel).and_then(|result| {
@@ -181,7 +182,7 @@ impl Runtime {
 
     fn detach(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
         attachment.check()?;
-        let _lock = self.cache().lock(false, false)?;
+        let _lock = self.lock(false, false)?;
         self.del_cached(network, attachment)
     }
 
@@ -251,7 +252,7 @@ impl Runtime {
         if network.disable_gc {
             return Ok(());
         }
-        let _lock = self.cache().lock(true, false)?;
+        let _lock = self.lock(true, false)?;
         let is_valid = |cached: &CachedAttachment| {
             valid.unwrap_or_default().iter().any(|v| {
                 (v.container_id.as_str(), v.ifname.as_str()) == (&cached.container_id, &cached.ifname)
@@ -363,6 +364,10 @@ impl Runtime {
 
     fn cache(&self) -> Cache {
         Cache::below(&self.cache_dir)
+    }
+
+    fn lock(&self, exclusive: bool, make: bool) -> Result<Lock> {
+        lock::patiently(self.timeout, || self.cache().lock(exclusive, make))
     }
 
     fn kernel(&self) -> Kernel {

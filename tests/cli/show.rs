@@ -47,5 +47,5 @@ fn doctor_names_what_is_missing_and_how_to_mend_it() {
     let mended = |subject: &str, by: &str| {
         findings.iter().any(|f| f["subject"] == subject && f["mend"].as_str().unwrap().starts_with(by))
     };
-    assert!(mended("plugin", "cni-all install") && mended("stale lease", "rm "), "{findings:?}");
+    assert!(mended("plugins", "cni-all install") && mended("stale lease", "rm "), "{findings:?}");
 }

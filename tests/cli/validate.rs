@@ -83,3 +83,33 @@ fn what_is_not_json_is_reported_with_line_and_column() {
     assert_eq!((status, found.len()), (1, 1));
     assert!(found[0].starts_with("2:11 error : not valid JSON"), "{found:?}");
 }
+
+#[test]
+fn a_mistake_in_a_plugin_folder_is_found_in_its_file() {
+    let dir = Workdir::new();
+    let list =
+        dir.file("10-net.conflist", r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"bridge"}]}"#);
+    std::fs::create_dir(dir.root().join("n")).unwrap();
+    dir.file("n/10.conf", "{\"type\":\"tuning\",\n \"mtu\":\"large\"}");
+    dir.file("n/20.conf", "{\"type\":\"portmap\",\n}");
+    dir.file("n/30.conf", "{\n \"sysctl\":{}}");
+    let printed = run(cni_all(&["validate", list.to_str().unwrap()]));
+    assert_eq!(printed.status, 1);
+    let lines: Vec<&str> = printed.stdout.lines().collect();
+    let folder = dir.root().join("n").display().to_string();
+    for (line, expected) in
+        lines.iter().zip(["10.conf:2:8: error: mtu: ", "20.conf:2:1: error: ", "30.conf:1:1: error: type: "])
+    {
+        assert!(line.starts_with(&format!("{folder}/{expected}")), "{}", printed.stdout);
+    }
+    assert_eq!(lines.len(), 4, "{}", printed.stdout);
+}
+
+#[test]
+fn a_second_interface_is_suspicious_unless_it_stands_on_the_first() {
+    let warned =
+        |config: &str| validate(config).1.iter().any(|f| f.contains("not the first of its list to do so"));
+    assert!(warned(&list(r#"{"type":"bridge"},{"type":"ptp"}"#)));
+    assert!(!warned(&list(r#"{"type":"loopback"},{"type":"bridge"}"#)));
+    assert!(!warned(&list(r#"{"type":"bridge"},{"type":"ipvlan"}"#)));
+}

@@ -255,6 +255,25 @@ fn a_plugin_that_hangs_is_ended_and_reported() {
 }
 
 #[test]
+fn a_lock_that_another_process_keeps_is_given_up_and_its_holder_named() {
+    require_netns!();
+    let (host, container) = host();
+    let dir = host.path("leases");
+    let ipam = json!({"type": "host-local", "subnet": "10.1.0.0/29", "dataDir": dir});
+    let list = json!({"cniVersion": "1.1.0", "name": "net", "plugins": [{"type": "bridge", "ipam": ipam}]});
+    host.configure("10-net.conflist", &list.to_string());
+    std::fs::create_dir_all(dir.join("net")).unwrap();
+    let file = std::fs::File::create(dir.join("net/lock")).unwrap();
+    let lock = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).unwrap();
+    let printed = run(host.command("cni-all", &["add", "net", container.path(), "--timeout", "0.1"]));
+    let holder = format!("process {} did not release it within 100ms", std::process::id());
+    assert!(printed.status == 1 && printed.stderr.contains(&holder), "{}", printed.stderr);
+    drop(lock);
+    ok(host.command("cni-all", &["add", "net", container.path(), "--timeout", "5"]));
+    ok(host.command("cni-all", &["del", "net", container.path()]));
+}
+
+#[test]
 fn collecting_removes_what_has_no_namespace_and_nothing_else() {
     require_netns!();
     let host = Host::new();

@@ -43,7 +43,8 @@ fn show_tells_which_container_is_on_which_link_of_the_host() {
     let container = node.container();
     node.attach(&container, "eth0", &config);
     let _running = Running::start(&container);
-    let state = node.json(&format!("{} show net --json --conf-dir {dir}", executable().display()));
+    let state =
+        node.json(&format!("{} show net --json --conf-dir {dir} --cache-dir {dir}", executable().display()));
     let attached = &state["attachments"][0];
     assert_eq!((&attached["container"], &attached["link"]), (&container.id().into(), &"uplink".into()));
     let addresses = attached["addresses"].as_array().unwrap();
@@ -57,21 +58,23 @@ fn show_tells_which_container_is_attached_to_which_bridge_with_which_address() {
     let node = Node::new();
     let config = bridge_config(&node);
     let dir = configuration(&node, &config);
-    let show =
-        |options: &str| node.run(&format!("{} show net {options} --conf-dir {dir}", executable().display()));
+    let show = |options: &str| {
+        node.run(&format!("{} show net {options} --conf-dir {dir} --cache-dir {dir}", executable().display()))
+    };
     let container = node.container();
     let attachment = node.attach(&container, "eth0", &config);
     let running = Running::start(&container);
 
-    let state: Value = serde_json::from_str(&show("--json")).unwrap();
+    // Another test's child is in there too, for a moment before it starts its program, and may be what is found.
+    let inside = |path: &str| std::fs::metadata(path).map(|meta| meta.ino()).ok();
+    let expected = inside(&format!("/proc/{}/ns/net", running.0.id()));
+    let shown = || -> Value { serde_json::from_str(&show("--json")).unwrap() };
+    let found_it = |state: &Value| inside(state["attachments"][0]["netns"].as_str().unwrap()) == expected;
+    let state = (0..10).map(|_| shown()).find(found_it).expect("the container's namespace");
     let attached = &state["attachments"][0];
     assert_eq!(attached["container"], container.id());
     assert_eq!((&attached["network"], &attached["ifname"]), (&"net".into(), &"eth0".into()));
     assert_eq!((&attached["bridge"], &attached["link"]), (&"cni0".into(), &attachment.host_veth().into()));
-    // Another test's child is in there too, for a moment before it starts its program.
-    let inside = |path: &str| std::fs::metadata(path).unwrap().ino();
-    let found = attached["netns"].as_str().unwrap();
-    assert_eq!(inside(found), inside(&format!("/proc/{}/ns/net", running.0.id())), "{found}");
     let addresses: Vec<&str> =
         attached["addresses"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert!(addresses.contains(&"10.1.0.2/24"), "{addresses:?}");
@@ -82,7 +85,8 @@ fn show_tells_which_container_is_attached_to_which_bridge_with_which_address() {
     assert_eq!(state["stale"], Value::Array(Vec::new()));
     for picture in ["--dot", "--svg"] {
         let text = show(picture);
-        for word in ["net", "cni0", container.id(), "10.1.0.2/24"] {
+        let short: String = container.id().chars().take(12).collect();
+        for word in ["net", "cni0", &short, "10.1.0.2/24"] {
             assert!(text.contains(word), "{picture} without {word}: {text}");
         }
     }
@@ -183,4 +187,73 @@ fn doctor_tells_of_old_tables_that_drop_or_have_rules() {
         "{:?}",
         found()
     );
+}
+
+#[test]
+fn show_lists_port_mappings_of_both_layouts() {
+    require_netns!();
+    for backend in ["nftables", "iptables"] {
+        let node = Node::new();
+        let bridge = bridge_config(&node);
+        let portmap = serde_json::json!({
+            "type": "portmap", "backend": backend, "capabilities": {"portMappings": true},
+        });
+        let list = serde_json::json!({"cniVersion": "1.0.0", "name": "net", "plugins": [bridge, portmap]});
+        let dir = node.workdir().root().join("net.d");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("10-net.conflist"), list.to_string()).unwrap();
+        let container = node.container();
+        let mappings = r#"{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}"#;
+        let program = executable().display().to_string();
+        node.run(&format!(
+            "{program} add net {} --id {} --conf-dir {} --capability-args {mappings}",
+            container.path(),
+            container.id(),
+            dir.display()
+        ));
+        let state =
+            node.json(&format!("{program} show {} --json --conf-dir {}", container.id(), dir.display()));
+        let mappings = &state["attachments"][0]["mappings"];
+        assert_eq!(*mappings, serde_json::json!(["tcp 0.0.0.0:8080 to 10.1.0.2:80"]), "{backend}: {state}");
+    }
+}
+
+#[test]
+fn doctor_asks_for_a_dhcp_daemon_where_plugins_may_not_start_one() {
+    require_netns!();
+    let node = Node::new();
+    let socket = node.workdir().root().join("dhcp.sock");
+    let found = |daemon: &str| {
+        let ipam = serde_json::json!({"type": "dhcp", "daemonSocketPath": socket, "daemon": daemon});
+        let plugins = serde_json::json!([{"type": "macvlan", "ipam": ipam}]);
+        let found = doctor(&node, plugins, "dhcp daemon");
+        found.into_iter().map(|[severity, ..]| severity).collect::<Vec<_>>()
+    };
+    assert_eq!((found("required"), found("auto")), (vec!["error".to_owned()], vec!["note".to_owned()]));
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    assert_eq!(found("required"), Vec::<String>::new());
+    drop(listener);
+    assert_eq!(found("required"), ["error"]);
+}
+
+#[test]
+fn doctor_finds_nothing_missing_in_a_kernel_that_limits_masquerades_and_maps_ports() {
+    require_netns!();
+    let node = Node::new();
+    let plugins = serde_json::json!([
+        {"type": "bridge", "ipMasq": true},
+        {"type": "portmap", "capabilities": {"portMappings": true}},
+        {"type": "bandwidth", "ingressRate": 1_000_000, "unshapedSubnets": ["10.0.0.0/8"]},
+        {"type": "tc-redirect-tap"},
+    ]);
+    for subject in [
+        "nf_tables",
+        "masquerading by nftables",
+        "port mappings by nftables",
+        "token bucket (tc tbf)",
+        "classes (tc htb)",
+        "redirection (tc ingress, u32, mirred)",
+    ] {
+        assert_eq!(doctor(&node, plugins.clone(), subject), Vec::<[String; 3]>::new(), "{subject}");
+    }
 }

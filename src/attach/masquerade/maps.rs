@@ -80,6 +80,18 @@ pub fn skeleton(family: Family) -> Vec<Change> {
     ]
 }
 
+/// Masquerades in a namespace made for that: can the kernel?
+///
+/// # Errors
+/// What it has not, or that nobody may ask.
+pub fn probe(nft: &mut Socket) -> Result<()> {
+    let mut changes = skeleton(Family::Ip);
+    let chain = Chain { table: table(Family::Ip), name: "probe".to_owned(), base: None };
+    changes.push(Change::CreateChain(chain));
+    changes.push(Change::AddRule(rule(Family::Ip, "probe", vec![Statement::Masquerade])));
+    nft.apply(&changes)
+}
+
 /// What one family of an attachment should be.
 struct Wanted {
     family: Family,

@@ -1,28 +1,23 @@
 //! Settings, foreign firewalls, files and leftovers of this host.
 
 use std::fs;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use super::{Finding, Severity, Wanted, firewalls};
 use crate::cli::show::gather;
 use crate::kernel::sysctl;
 use crate::plugins;
+use crate::runtime::Runtime;
 
 /// Looks at everything.
 pub fn look(wanted: &Wanted, bin: &Path, conf_dir: &Path, findings: &mut Vec<Finding>) {
     settings(wanted, findings);
     firewalls::look(wanted, findings);
     programs(wanted, bin, findings);
-    if wanted.has("dhcp") && !Path::new("/run/cni/dhcp.sock").exists() {
-        let reason = "a configuration uses dhcp, and /run/cni/dhcp.sock is not there";
-        findings.push(Finding::new(
-            Severity::Error,
-            "dhcp daemon",
-            reason,
-            format!("{}/dhcp daemon", bin.display()),
-        ));
-    }
-    match gather::state(conf_dir) {
+    daemons(wanted, bin, findings);
+    match gather::state(conf_dir, &Runtime::new(Vec::<PathBuf>::new())) {
         Ok(state) => {
             for lease in state.networks.iter().flat_map(|n| &n.leases).filter(|lease| !lease.in_use) {
                 let reason = format!(
@@ -34,6 +29,29 @@ pub fn look(wanted: &Wanted, bin: &Path, conf_dir: &Path, findings: &mut Vec<Fin
             }
         }
         Err(e) => findings.push(Finding::new(Severity::Warning, "attachments", e.to_string(), "")),
+    }
+}
+
+/// Whether somebody answers at the sockets of DHCP daemons.
+fn daemons(wanted: &Wanted, bin: &Path, findings: &mut Vec<Finding>) {
+    for (socket, required) in &wanted.dhcp {
+        let Err(e) = UnixStream::connect(socket) else { continue };
+        let (path, missing) = (socket.display(), e.kind() == ErrorKind::NotFound);
+        let (severity, reason) = match (missing, required) {
+            (true, true) => {
+                (Severity::Error, format!("{path} is not there, and the configuration requires it"))
+            }
+            (true, false) => (Severity::Note, format!("{path} is not there; the first ADD starts a daemon")),
+            (false, _) => (Severity::Error, format!("nobody answers at {path}: {e}")),
+        };
+        let mend = if severity == Severity::Note {
+            String::new()
+        } else if socket == Path::new("/run/cni/dhcp.sock") {
+            format!("{} daemon", bin.join("dhcp").display())
+        } else {
+            format!("{} daemon -socketpath {path}", bin.join("dhcp").display())
+        };
+        findings.push(Finding::new(severity, "dhcp daemon", reason, mend));
     }
 }
 
@@ -60,6 +78,7 @@ fn programs(wanted: &Wanted, bin: &Path, findings: &mut Vec<Finding>) {
     let install = format!("cni-all install {}", bin.display());
     let own = fs::read(bin.join("cni-all")).ok();
     let mut seen: Vec<&str> = Vec::new();
+    let mut missing: Vec<&str> = Vec::new();
     for name in &wanted.types {
         if seen.contains(&name.as_str()) {
             continue;
@@ -68,7 +87,10 @@ fn programs(wanted: &Wanted, bin: &Path, findings: &mut Vec<Finding>) {
         let path = bin.join(name);
         let built_in = plugins::find(name).is_some();
         let finding = match fs::read(&path) {
-            Err(_) if built_in => Some((Severity::Error, "is not there", install.clone())),
+            Err(_) if built_in => {
+                missing.push(name);
+                None
+            }
             Err(_) => Some((Severity::Error, "is not there, and is no plugin of cni-all", String::new())),
             Ok(bytes) if built_in && own.as_ref() != Some(&bytes) => Some((
                 Severity::Warning,
@@ -80,5 +102,9 @@ fn programs(wanted: &Wanted, bin: &Path, findings: &mut Vec<Finding>) {
         if let Some((severity, reason, mend)) = finding {
             findings.push(Finding::new(severity, "plugin", format!("{} {reason}", path.display()), mend));
         }
+    }
+    if !missing.is_empty() {
+        let reason = format!("not in {}: {}", bin.display(), missing.join(", "));
+        findings.push(Finding::new(Severity::Error, "plugins", reason, install));
     }
 }

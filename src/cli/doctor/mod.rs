@@ -70,6 +70,10 @@ pub struct Wanted {
     types: Vec<String>,
     nft: bool,
     vlans: bool,
+    /// Limits for some subnets only.
+    subnets: bool,
+    /// Sockets of DHCP daemons, each with whether plugins must not start one.
+    dhcp: Vec<(PathBuf, bool)>,
     bridges: Vec<String>,
     /// A firewall plugin must write rules even when firewalld runs.
     iptables_firewall: bool,
@@ -128,6 +132,18 @@ impl Wanted {
                 self.iptables_firewall |= text("backend").as_deref() == Some("iptables");
             }
             _ => {}
+        }
+        self.subnets |= plugin.get("shapedSubnets").is_some() || plugin.get("unshapedSubnets").is_some();
+        if let Some(ipam) = plugin.get("ipam").filter(|i| plugin_type(i).is_ok_and(|name| name == "dhcp")) {
+            let text = |key: &str| match ipam.get(key).as_deref() {
+                Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
+                _ => None,
+            };
+            let socket = text("daemonSocketPath").unwrap_or_else(|| "/run/cni/dhcp.sock".to_owned());
+            let daemon = (socket.into(), text("daemon").as_deref() == Some("required"));
+            if !self.dhcp.contains(&daemon) {
+                self.dhcp.push(daemon);
+            }
         }
         self.vlans |= plugin.get("vlan").is_some() || plugin.get("vlanTrunk").is_some();
     }

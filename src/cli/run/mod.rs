@@ -95,7 +95,7 @@ pub struct Run {
     #[argh(option, arg_name = "DIR")]
     cache_dir: Option<String>,
 
-    /// end a plugin that is another executable and takes longer
+    /// wait no longer for another process, be it a plugin (then it is ended), a lock's holder or the dhcp daemon
     #[argh(option, arg_name = "SECONDS", from_str_fn(networks::seconds))]
     timeout: Option<Duration>,
 

@@ -9,15 +9,19 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::attach::Attachment;
+use crate::attach::masquerade::names::element_comment;
 use crate::attach::owner::Owner;
 use crate::cli::validate::expand;
 use crate::cni::Result;
 use crate::cni::json::Value;
 use crate::cni::names::{Cidr, parse_ip};
 use crate::kernel::netns::Netns;
+use crate::kernel::nft;
 use crate::kernel::rtnl::{Handle, Link};
+use crate::plugins::portmap;
 use crate::runtime::conflist::plugin_type;
-use crate::runtime::{NetworkList, Runtime};
+use crate::runtime::{CachedAttachment, NetworkList, Runtime};
 
 /// Where host-local keeps leases unless `ipam.dataDir` says otherwise.
 const DATA_DIR: &str = "/var/lib/cni/networks";
@@ -108,6 +112,8 @@ pub struct Attached {
     pub netns: Option<String>,
     /// Addresses that the interface has; those of the alias when the namespace was not found.
     pub addresses: Vec<String>,
+    /// Ports of the host that lead to it, such as `tcp 0.0.0.0:8080 to 10.1.0.2:80`.
+    pub mappings: Vec<String>,
 }
 
 /// Something left over.
@@ -145,15 +151,16 @@ impl State {
     }
 }
 
-/// Reads everything.
+/// Reads everything; `runtime` knows where results are kept.
 ///
 /// # Errors
 /// Configurations or the host's links cannot be listed.
-pub fn state(conf_dir: &Path) -> Result<State> {
+pub fn state(conf_dir: &Path, runtime: &Runtime) -> Result<State> {
     let mut state = State::default();
     let mut host = Handle::open()?;
     let links = host.links(None)?;
-    let namespaces = namespaces();
+    let cached = runtime.cached_attachments(None).unwrap_or_default();
+    let namespaces = namespaces(&cached);
     let name_of = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
     for link in links.iter().filter(|link| link.kind == "bridge") {
         let addresses = host.addresses(link.index).unwrap_or_default();
@@ -199,14 +206,16 @@ pub fn state(conf_dir: &Path) -> Result<State> {
                 None => owner.addresses.iter().map(ToString::to_string).collect(),
             },
             netns: other.map(|(path, _)| path),
+            mappings: Vec::new(),
         });
     }
-    kept(&mut state, &namespaces);
+    kept(&mut state, &cached, &namespaces);
     for ns in &namespaces {
         state
             .attachments
             .extend(ns.links.iter().filter_map(|(link, nets)| on_host_link(ns, link, nets, name_of)));
     }
+    mappings(&mut state.attachments, &cached);
     if conf_dir.is_dir() {
         for file in expand(conf_dir)? {
             match NetworkList::load(&file) {
@@ -247,13 +256,13 @@ pub fn state(conf_dir: &Path) -> Result<State> {
 }
 
 /// Adds what the result cache knows, where no link on the host tells it.
-fn kept(state: &mut State, namespaces: &[Namespace]) {
-    let runtime = Runtime::new(Vec::<PathBuf>::new());
-    for kept in runtime.cached_attachments(None).unwrap_or_default() {
+fn kept(state: &mut State, cached: &[CachedAttachment], namespaces: &[Namespace]) {
+    for kept in cached {
         let result = kept.result().ok().flatten().unwrap_or_default();
         // Older releases of libcni keep no path of the namespace; the result has it.
         let sandbox = result.interfaces.iter().map(|i| &i.sandbox).find(|path| !path.is_empty());
-        let path = if kept.netns.is_empty() { sandbox.cloned().unwrap_or_default() } else { kept.netns };
+        let path =
+            if kept.netns.is_empty() { sandbox.cloned().unwrap_or_default() } else { kept.netns.clone() };
         let identity = fs::metadata(&path).ok().map(|meta| (meta.dev(), meta.ino()));
         if identity.is_none() && !path.is_empty() {
             state.stale.push(Stale {
@@ -274,17 +283,43 @@ fn kept(state: &mut State, namespaces: &[Namespace]) {
         let own = links.flat_map(|ns| &ns.links).find(|(link, _)| link.name == kept.ifname);
         let host = result.interfaces.iter().find(|i| i.sandbox.is_empty());
         state.attachments.push(Attached {
-            network: kept.network,
-            container: kept.container_id,
+            network: kept.network.clone(),
+            container: kept.container_id.clone(),
             link: host.map_or_else(|| "no link on the host".to_owned(), |i| i.name.clone()),
             bridge: None,
             addresses: match own {
                 Some((_, nets)) => nets.iter().map(ToString::to_string).collect(),
                 None => result.ips.iter().map(|ip| ip.address.to_string()).collect(),
             },
-            ifname: kept.ifname,
+            ifname: kept.ifname.clone(),
             netns: Some(path),
+            mappings: Vec::new(),
         });
+    }
+}
+
+/// Adds the port mappings: those that the kernel's maps have, and where they are rules of iptables, those that the
+/// runtime asked for.
+fn mappings(attachments: &mut [Attached], cached: &[CachedAttachment]) {
+    let in_kernel = nft::Socket::open().and_then(|mut nft| portmap::listed(&mut nft)).unwrap_or_default();
+    for attached in attachments {
+        let (network, container_id, ifname) = (&attached.network, &attached.container, &attached.ifname);
+        let comment = element_comment(&Attachment { network, container_id, ifname });
+        let own = in_kernel.iter().filter(|(of, _)| *of == comment);
+        attached.mappings = own.map(|(_, line)| line.clone()).collect();
+        let known = |kept: &&CachedAttachment| {
+            (&kept.network, &kept.container_id, &kept.ifname) == (network, container_id, ifname)
+        };
+        let asked = cached.iter().find(known).and_then(|kept| {
+            kept.capability_args.iter().find(|(name, _)| name == "portMappings").map(|(_, value)| value)
+        });
+        if let Some(asked) = asked.filter(|_| attached.mappings.is_empty()) {
+            let bare = |text: &String| parse_ip(text.split('/').next()?);
+            let global = |addr: &IpAddr| !matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            let addresses: Vec<IpAddr> = attached.addresses.iter().filter_map(bare).filter(global).collect();
+            attached.mappings = portmap::requested(asked, &addresses);
+        }
+        attached.mappings.sort();
     }
 }
 
@@ -305,16 +340,19 @@ fn on_host_link(
         link: name_of(link.peer?)?,
         bridge: None,
         netns: Some(ns.path.clone()),
+        mappings: Vec::new(),
         addresses: nets.iter().map(ToString::to_string).collect(),
     })
 }
 
-/// Every namespace but ours that has a name in /run/netns or a process.
-fn namespaces() -> Vec<Namespace> {
+/// Every namespace but ours that has a name in /run/netns, is known to a runtime, or has a process; a path that lasts is
+/// preferred to a process's.
+fn namespaces(cached: &[CachedAttachment]) -> Vec<Namespace> {
     let mut paths: Vec<PathBuf> = Vec::new();
     for dir in ["/run/netns", "/run/docker/netns"] {
         paths.extend(fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()));
     }
+    paths.extend(cached.iter().filter(|kept| !kept.netns.is_empty()).map(|kept| PathBuf::from(&kept.netns)));
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let processes = processes.filter(|e| e.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()));
     paths.extend(processes.map(|entry| entry.path().join("ns/net")));

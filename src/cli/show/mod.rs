@@ -10,6 +10,7 @@ use argh::{ArgsInfo, FromArgs};
 use super::{fail, print};
 use crate::cni::convert::pretty;
 use crate::personality::Process;
+use crate::runtime::Runtime;
 
 /// Arguments of `cni-all show`.
 #[derive(FromArgs, ArgsInfo)]
@@ -17,9 +18,9 @@ use crate::personality::Process;
     subcommand,
     name = "show",
     help_triggers("-h", "--help"),
-    description = "show networks, bridges, links, containers, addresses and leases\n\n\
-        Read from the configurations, the links' aliases, every network namespace that has a name or a process, and \
-        host-local's files. Nothing is changed.",
+    description = "show networks, bridges, links, containers, addresses, port mappings and leases\n\n\
+        Read from the configurations, the links' aliases, every network namespace that has a name or a process, \
+        host-local's files, nftables and the results that runtimes keep. Nothing is changed.",
     example = "{command_name}",
     example = "{command_name} mynet --json",
     example = "{command_name} --svg >network.svg"
@@ -37,6 +38,9 @@ pub struct Show {
     /// where the configurations are; default: NETCONFPATH or /etc/cni/net.d
     #[argh(option, arg_name = "DIR")]
     conf_dir: Option<PathBuf>,
+    /// where the results of ADD are kept; default: /var/lib/cni
+    #[argh(option, arg_name = "DIR")]
+    cache_dir: Option<PathBuf>,
     /// a network, a container's id, or the path of a namespace; default: everything
     #[argh(positional, arg_name = "NAME")]
     only: Option<String>,
@@ -50,7 +54,11 @@ impl Show {
         }
         let from_env = (process.env)("NETCONFPATH").filter(|dir| !dir.is_empty()).map(PathBuf::from);
         let dir = self.conf_dir.clone().or(from_env).unwrap_or_else(|| "/etc/cni/net.d".into());
-        let mut state = match gather::state(&dir) {
+        let mut runtime = Runtime::new(Vec::<PathBuf>::new());
+        if let Some(dir) = &self.cache_dir {
+            runtime.cache_dir.clone_from(dir);
+        }
+        let mut state = match gather::state(&dir, &runtime) {
             Ok(state) => state,
             Err(e) => return fail(process, "cni-all show", &e),
         };

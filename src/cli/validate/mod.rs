@@ -20,6 +20,7 @@ use crate::personality::Process;
 use crate::plugins::keys::{DNS, Key, Shape, key};
 use crate::plugins::{self, Kind, PLUGINS, Plugin};
 use crate::runtime::NetworkList;
+use crate::runtime::conflist::{folder_files, plugin_type};
 
 /// Keys of a list.
 pub const LIST: &[Key] = &[
@@ -213,7 +214,7 @@ pub fn expand(path: &Path) -> Result<Vec<PathBuf>> {
 /// Checks one file.
 fn validate(path: &Path) -> Report {
     let mut report = Report {
-        file: path.display().to_string(),
+        file: String::new(),
         text: String::new(),
         places: Place::default(),
         prefix: String::new(),
@@ -221,24 +222,16 @@ fn validate(path: &Path) -> Report {
         doubts: Vec::new(),
         subnets: Vec::new(),
     };
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) => {
-            report.error("", Error::io("read", &e).to_string());
-            return report;
-        }
-    };
-    report.text = String::from_utf8_lossy(&bytes).into_owned();
-    let document = match Value::parse(&bytes) {
-        Ok(document) => document,
-        Err(e) => {
-            report.broken(&e);
-            return report;
-        }
-    };
-    report.places = Place::of(&report.text);
+    let Some(document) = report.open(path) else { return report };
     let list = NetworkList::load(path);
-    if let Err(e) = &list {
+    let folder = match document.get("plugins") {
+        Some(_) => folder_files(&document, path),
+        None => Vec::new(),
+    };
+    // What is wrong with a file of the folder is said when that file is looked at.
+    let is_of_folder =
+        |e: &Error| folder.iter().any(|file| e.msg().starts_with(&format!("{}:", file.display())));
+    if let Some(e) = list.as_ref().err().filter(|e| !is_of_folder(e)) {
         let message = e.to_string();
         let message = message.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&message);
         // The place is found again, and told apart from the message.
@@ -264,31 +257,44 @@ fn validate(path: &Path) -> Report {
         Some(Value::Array(inlined)) => {
             shape::object(&mut report, "", members, LIST, version);
             report.settle(true);
-            let all = list.map_or_else(|_| inlined.clone(), |list| list.plugins);
-            for (n, config) in all.iter().enumerate() {
+            let mut earlier: Vec<Value> = Vec::new();
+            for (n, config) in inlined.iter().enumerate() {
                 report.prefix = format!("plugins[{n}].");
-                plugin(&mut report, config, &name, version, n);
+                plugin(&mut report, config, &name, version, &earlier);
+                earlier.push(config.clone());
+            }
+            report.prefix.clear();
+            for file in folder {
+                let Some(config) = report.open(&file) else { continue };
+                if let Err(e) = plugin_type(&config) {
+                    report.error("type", e.to_string());
+                }
+                plugin(&mut report, &config, &name, version, &earlier);
+                earlier.push(config);
             }
         }
-        _ => plugin(&mut report, &document, &name, version, 0),
+        _ => plugin(&mut report, &document, &name, version, &[]),
     }
     report
 }
 
-/// Checks a plugin's object, the `n`th of its list.
-fn plugin(report: &mut Report, config: &Value, name: &str, version: Version, n: usize) {
+/// Checks a plugin's object, which stands behind `earlier` ones in its list.
+fn plugin(report: &mut Report, config: &Value, name: &str, version: Version, earlier: &[Value]) {
     let Value::Object(members) = config else { return };
     let Some(plugin) = known(report, config, "") else { return };
     let kind = plugin.kind();
     let delegates = plugin.keys().iter().any(|key| key.name == "delegate");
     match kind {
-        Kind::Meta if n == 0 && !delegates => report.error(
+        Kind::Meta if earlier.is_empty() && !delegates => report.error(
             "type",
             format!("{} changes what an earlier plugin made, and is the first", plugin.name()),
         ),
-        Kind::Main if n > 0 => report.warning(
+        Kind::Main if makes_another(plugin, config, earlier) => report.warning(
             "type",
-            format!("{} makes an interface of its own, and is not the first of its list", plugin.name()),
+            format!(
+                "{} makes an interface of its own, and is not the first of its list to do so",
+                plugin.name()
+            ),
         ),
         Kind::Ipam => {
             report.warning("type", format!("{} assigns addresses only; it belongs into ipam", plugin.name()))
@@ -320,12 +326,29 @@ fn plugin(report: &mut Report, config: &Value, name: &str, version: Version, n: 
     capabilities(report, config, &served, members.len() == 1);
     let mut refused = false;
     for plugin in served {
-        if let Err(e) = own_rules(plugin, members, name, version, n) {
+        // What delegates adds to ipam what is not known before ADD.
+        if delegates && plugin.kind() == Kind::Ipam {
+            continue;
+        }
+        if let Err(e) = own_rules(plugin, members, name, version, earlier.len()) {
             refused = true;
             report.say_at_path(Severity::Error, &e.to_string());
         }
     }
     report.settle(refused);
+}
+
+/// Whether it makes an interface where an earlier plugin made one already. One without `master` stands on the earlier
+/// plugin's, and loopback, which has its own, is in nobody's way.
+fn makes_another(plugin: &dyn Plugin, config: &Value, earlier: &[Value]) -> bool {
+    let is_loopback = |plugin: &dyn Plugin| plugin.name() == "loopback";
+    let makes = |config: &Value| {
+        let found = plugin_type(config).ok().and_then(|name| plugins::find(&name));
+        found.is_some_and(|found| found.kind() == Kind::Main && !is_loopback(found))
+    };
+    let stands_on_earlier =
+        plugin.keys().iter().any(|key| key.name == "master") && config.get("master").is_none();
+    !is_loopback(plugin) && !stands_on_earlier && earlier.iter().any(makes)
 }
 
 /// The built-in plugin of an object's `type`; a note for others.
@@ -442,6 +465,30 @@ fn own_rules(
 }
 
 impl Report {
+    /// Reads the file that the next findings are about; what is wrong with it as a whole is a finding.
+    fn open(&mut self, path: &Path) -> Option<Value> {
+        self.file = path.display().to_string();
+        (self.text, self.places) = (String::new(), Place::default());
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(e) => {
+                self.error("", Error::io("read", &e).to_string());
+                return None;
+            }
+        };
+        self.text = String::from_utf8_lossy(&bytes).into_owned();
+        match Value::parse(&bytes) {
+            Ok(document) => {
+                self.places = Place::of(&self.text);
+                Some(document)
+            }
+            Err(e) => {
+                self.broken(&e);
+                None
+            }
+        }
+    }
+
     fn say(&mut self, severity: Severity, key: &str, message: String) {
         let key = format!("{}{key}", self.prefix);
         self.push(self.places.find(&key), severity, key, message);

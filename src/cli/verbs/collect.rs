@@ -28,7 +28,7 @@ pub fn in_use(runtime: &Runtime, network: &NetworkList, conf_dir: &Path) -> Resu
             add(&kept.container_id, &kept.ifname);
         }
     }
-    let state = gather::state(conf_dir)?;
+    let state = gather::state(conf_dir, runtime)?;
     for found in state.attachments.iter().filter(|a| is_on(&a.network, &network.name) && a.netns.is_some()) {
         add(&found.container, &found.ifname);
     }

@@ -54,7 +54,7 @@ macro_rules! attachment_verb {
             #[argh(option, arg_name = "DIR")]
             bin_dir: Vec<String>,
 
-            /// end a plugin that is another executable and takes longer
+            /// wait no longer for another process, be it a plugin (then it is ended), a lock's holder or the dhcp daemon
             #[argh(option, arg_name = "SECONDS", from_str_fn(networks::seconds))]
             timeout: Option<Duration>,
 
@@ -110,7 +110,7 @@ macro_rules! network_verb {
             #[argh(option, arg_name = "DIR")]
             bin_dir: Vec<String>,
 
-            /// end a plugin that is another executable and takes longer
+            /// wait no longer for another process, be it a plugin (then it is ended), a lock's holder or the dhcp daemon
             #[argh(option, arg_name = "SECONDS", from_str_fn(networks::seconds))]
             timeout: Option<Duration>,
 

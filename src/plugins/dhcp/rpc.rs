@@ -21,6 +21,7 @@ use super::outcome::Outcome;
 use super::wanted::{Key, Wanted};
 use crate::cni::json::Value;
 use crate::cni::{CniResult, Code, Error, Result, Version};
+use crate::kernel::lock;
 
 /// Which of the private protocols this is. A daemon of another one refuses, in words.
 pub const PROTOCOL: u32 = 1;
@@ -137,7 +138,9 @@ pub fn call(mut daemon: UnixStream, socket: &Path, op: Op) -> Result<Answer> {
     let mut request = serde_json::to_vec(&Call { protocol: PROTOCOL, op })
         .map_err(|e| Error::internal(format!("encode the request: {e}")))?;
     request.push(b'\n');
-    daemon.set_read_timeout(Some(PATIENCE)).map_err(|e| failed(&e))?;
+    let patience =
+        lock::patience().map_or(PATIENCE, |patience| patience.clamp(Duration::from_millis(1), PATIENCE));
+    daemon.set_read_timeout(Some(patience)).map_err(|e| failed(&e))?;
     daemon.write_all(&request).map_err(|e| failed(&e))?;
     let mut text = Vec::new();
     daemon.read_to_end(&mut text).map_err(|e| failed(&e))?;

@@ -24,7 +24,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat, readlinkat, renameat};
+use nix::fcntl::{AtFlags, Flock, OFlag, open, openat, readlinkat, renameat};
 use nix::sys::stat::{Mode, fstat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, ftruncate, linkat, symlinkat, unlinkat, write};
@@ -32,6 +32,7 @@ use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, ftruncate, linkat, syml
 use super::index::{self, Boot, Entry};
 use crate::cni::names::parse_ip;
 use crate::cni::{Error, Result};
+use crate::kernel::lock;
 
 /// Where files are written before they get their name. Only who holds the lock uses it.
 const NEW: &str = ".cni-all/new";
@@ -92,15 +93,9 @@ impl Store {
             Err(e) => return Err(Error::system(format_args!("open {}", path.display()), e)),
         };
         let fault = |what: &str, e: Errno| Error::system(format_args!("{what} {}/lock", path.display()), e);
-        let mut lock = openat(&dir, "lock", flags | OFlag::O_CREAT, Mode::from_bits_truncate(0o750))
+        let lock = openat(&dir, "lock", flags | OFlag::O_CREAT, Mode::from_bits_truncate(0o750))
             .map_err(|e| fault("open", e))?;
-        let lock = loop {
-            match Flock::lock(lock, FlockArg::LockExclusive) {
-                Ok(lock) => break lock,
-                Err((file, Errno::EINTR)) => lock = file,
-                Err((_, e)) => return Err(fault("flock", e)),
-            }
-        };
+        let lock = lock::lock(lock, true, &format_args!("{}/lock", path.display()))?;
         let stat = fstat(&dir).map_err(|e| Error::system(format_args!("stat {}", path.display()), e))?;
         let mtime = TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec);
         let sealed = boot.is_some_and(|boot| boot.seal() == mtime);

@@ -9,6 +9,7 @@ use nix::libc;
 use serde::Deserialize;
 
 use super::conditions::{Conditions, Language};
+use crate::cni::json::Value;
 use crate::cni::names::parse_ip;
 use crate::cni::{CniResult, Error, Request, Result};
 use crate::kernel::nft::Family;
@@ -216,6 +217,14 @@ fn backend(written: Option<&str>, external_chain: bool, conditions: &[Conditions
     Err(Error::config(format!(
         "{is} backend was requested but configuration contains {other}-specific options [{wrong}]"
     )))
+}
+
+/// What `runtimeConfig.portMappings` says.
+///
+/// # Errors
+/// The first value that is not valid, named.
+pub fn requested(value: &Value) -> Result<Vec<Mapping>> {
+    mappings(&value.read::<Vec<MappingWire>>()?)
 }
 
 fn mappings(wires: &[MappingWire]) -> Result<Vec<Mapping>> {

@@ -314,6 +314,16 @@ fn owner(comment: &str) -> String {
     }
 }
 
+/// Every mapping that the kernel has, with the comment of its attachment ([`names::element_comment`]).
+pub fn all(nft: &mut Socket) -> Result<Vec<(String, Record)>> {
+    let mut all = Vec::new();
+    for family in FAMILIES {
+        let elements = nft.elements(&index(family))?;
+        all.extend(elements.into_iter().filter_map(|e| Some((e.comment, Record::read(&e.data)?))));
+    }
+    Ok(all)
+}
+
 /// The mappings that the index has for an attachment, in order.
 fn indexed(nft: &mut Socket, family: Family, comment: &str) -> Result<Vec<Record>> {
     let mut records = Vec::new();

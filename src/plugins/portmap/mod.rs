@@ -24,9 +24,33 @@ use super::{Kind, Plugin};
 use crate::attach::masquerade::{self, maps::plan_unused};
 use crate::attach::undo::or_take_back;
 use crate::attach::{Attachment, verify};
-use crate::cni::{CniResult, Code, Error, Request, Result, ResultExt};
+use crate::cni::{CniResult, Code, Error, Request, Result, ResultExt, json};
 use crate::kernel::rtnl::{Change, PortFlags, SetLink};
 use crate::kernel::{Kernel, nft, sysctl};
+
+/// Makes what all mappings have in common, in a namespace made for that: can the kernel?
+///
+/// # Errors
+/// What it has not, or that nobody may ask.
+pub fn probe(nft: &mut nft::Socket) -> Result<()> {
+    let changes = layout::prepare(nft, nft::Family::Ip)?;
+    nft.apply(&changes)
+}
+
+/// Every mapping of the nftables layout, as the comment of its attachment's elements and a line for people.
+///
+/// # Errors
+/// The kernel's tables cannot be read.
+pub fn listed(nft: &mut nft::Socket) -> Result<Vec<(String, String)>> {
+    let all = maps::all(nft)?;
+    Ok(all.into_iter().map(|(comment, record)| (comment, record.line())).collect())
+}
+
+/// What a runtime's `portMappings` ask for at a container's addresses, as lines for people.
+pub fn requested(mappings: &json::Value, addresses: &[IpAddr]) -> Vec<String> {
+    let mappings = conf::requested(mappings).unwrap_or_default();
+    addresses.iter().flat_map(|address| Record::all(&mappings, *address)).map(|r| r.line()).collect()
+}
 
 /// The plugin.
 pub struct Portmap;

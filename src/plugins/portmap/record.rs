@@ -1,9 +1,9 @@
 //! A mapping in full, for one family: from where to where.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use super::conf::Mapping;
+use super::conf::{Mapping, protocol_name};
 use crate::kernel::nft::Family;
 
 /// A port of the host, and where it leads.
@@ -40,6 +40,12 @@ impl Record {
             }
         }
         all
+    }
+
+    /// As a line for people: `tcp 0.0.0.0:8080 to 10.1.0.2:80`.
+    pub fn line(&self) -> String {
+        let (protocol, host) = (protocol_name(self.protocol), SocketAddr::new(self.host_ip, self.host_port));
+        format!("{protocol} {host} to {}", SocketAddr::new(self.container_ip, self.container_port))
     }
 
     /// The family of its addresses.
