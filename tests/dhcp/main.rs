@@ -10,6 +10,7 @@ mod dnsmasq;
 mod hostile;
 mod ipv6;
 mod links;
+mod lossy;
 mod renewal;
 mod scripted;
 mod servers;

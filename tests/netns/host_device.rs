@@ -1,8 +1,10 @@
 //! The `host-device` plugin. The device is one end of a veth pair (or a tap) of the node, the other end stays there.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
-use crate::support::{Container, Node, VERSIONS, assert_same, require_netns};
+use crate::support::{Container, Node, VERSIONS, assert_same, require_netns, skip_for_kernel};
 use crate::{with, with_static};
 
 /// A node with the device `dev0`, up, and its other end `far0` (10.5.0.1/24, fd00:5::1/64).
@@ -381,6 +383,62 @@ fn the_device_is_found_by_address_path_pci_and_auxiliary_name() {
     add(&with(config(&node), json!({"device": "dev1"}))).names(&["device", "dev1"]);
     add(&with(config(&node), json!({"device": null, "hwaddr": "02:00:00:00:00:99"})))
         .names(&["02:00:00:00:00:99"]);
+}
+
+/// The network card of the virtual machine (tests/vm/boot), which nobody else uses.
+const CARD: &str = "0000:00:1d.0";
+
+#[test]
+fn a_real_network_card_is_moved_by_its_pci_address_and_told_with_a_user_space_driver() {
+    require_netns!();
+    if std::env::var("CNI_ALL_VM").is_err() {
+        return skip_for_kernel("the machine's own network cards are not moved");
+    }
+    let node = node();
+    for module in ["virtio_pci", "virtio_net", "uio_pci_generic"] {
+        node.run(&format!("modprobe {module}"));
+    }
+    // The card gets its link by what modprobe started.
+    let links = std::path::Path::new("/sys/bus/pci/devices").join(CARD).join("virtio0/net");
+    let found = (0..100).find_map(|_| {
+        let found = std::fs::read_dir(&links).ok()?.next();
+        std::thread::sleep(std::time::Duration::from_millis(if found.is_some() { 0 } else { 100 }));
+        found
+    });
+    let link = found.expect("the card has a link").unwrap().file_name().into_string().unwrap();
+    assert!(
+        Command::new("ip").args(["link", "set", &link, "netns", node.path()]).status().unwrap().success()
+    );
+    // What is in /sys/class/net, and in a card's directory, depends on the namespace that it was mounted in.
+    let sys = node.workdir().root().join("sys");
+    std::fs::create_dir(&sys).unwrap();
+    node.run(&format!("mount -t sysfs sysfs {}", sys.display()));
+    let config = with(config(&node), json!({"device": null, "pciBusID": CARD}));
+    let container = node.container();
+    let call = |command: &str| node.request(command, &container, "net1", &config).mount(&sys, "/sys");
+    let before = node.link(&link);
+
+    let result = call("ADD").ok();
+    let interface = &result["interfaces"][0];
+    assert_eq!((&interface["mac"], &interface["pciID"]), (&before["address"], &json!(CARD)));
+    assert_eq!(container.links(), ["net1"]);
+    call("DEL").silent();
+    let after = node.link(&link);
+    for key in ["address", "mtu", "ifalias", "flags"] {
+        assert_eq!(after[key], before[key], "{key}");
+    }
+
+    let driver =
+        |file: String, text: &str| std::fs::write(&file, text).unwrap_or_else(|e| panic!("{file}: {e}"));
+    driver(format!("/sys/bus/pci/devices/{CARD}/driver/unbind"), CARD);
+    driver(format!("/sys/bus/pci/devices/{CARD}/driver_override"), "uio_pci_generic");
+    driver("/sys/bus/pci/drivers_probe".to_owned(), CARD);
+    let result = call("ADD").ok();
+    let interface = json!([{"name": "net1", "sandbox": container.path(), "pciID": CARD}]);
+    assert_eq!(result["interfaces"], interface);
+    assert!(container.links().is_empty() && records(&node) == 0);
+    call("DEL").silent();
+    nix::mount::umount(&sys).unwrap();
 }
 
 #[test]

@@ -141,7 +141,7 @@ fetch 203.0.113.1 | sed "s/^/outside: /"
 
 leftovers() { # what is on the node and names a container or is a link of one
   ip -o link show | awk -F ': ' '{ sub(/@.*/, "", $2); print $2 }' | grep -vxE 'lo|uplink|cni0' | sed 's/^/link /'
-  nft list ruleset | grep -F -e "$1" -e 10.22.0.
+  nft list ruleset 2>/dev/null | grep -F -e "$1" -e 10.22.0.
   ls /var/lib/cni/networks/mynet | grep -vE '^(lock|last_reserved_ip\.[0-9]+)$' | sed 's/^/lease /'
   find /var/lib/cni/results -type f 2>/dev/null | sed 's/^/cached /'
 }
@@ -178,6 +178,22 @@ cat >/etc/cni/net.d/10-mynet.conflist <<'JSON'
 ]}
 JSON
 run list
+
+# Everything that is usually chained, while chain FORWARD drops.
+nft add table ip filter
+nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'
+cat >/etc/cni/net.d/10-mynet.conflist <<'JSON'
+{"cniVersion": "1.0.0", "name": "mynet", "plugins": [
+  {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
+   "ipam": {"type": "host-local", "subnet": "10.22.0.0/16", "routes": [{"dst": "0.0.0.0/0"}]}},
+  {"type": "portmap", "capabilities": {"portMappings": true}},
+  {"type": "firewall", "ingressPolicy": "same-bridge"},
+  {"type": "bandwidth", "ingressRate": 100000000, "ingressBurst": 10000000, "egressRate": 100000000, "egressBurst": 10000000},
+  {"type": "tuning", "sysctl": {"net.core.somaxconn": "500"}}
+]}
+JSON
+run chained
+nft delete table ip filter
 
 # One that is killed while it runs, after it was seen from the host.
 ctr run --rm --cni --snapshotter native docker.io/cni-all/busybox:test killed sh -c "$inside"'

@@ -9,6 +9,7 @@ use super::dry_run::Planned;
 use super::ffi::{self, Encoder, RawSocket};
 use super::listed;
 use super::lower::{self, Message};
+use super::needs;
 use super::{Change, Element, Family, Hook, ListedChain, ListedRule, Map, Table, Value};
 use crate::cni::error::ResultExt;
 use crate::cni::{Error, Result};
@@ -47,8 +48,14 @@ pub struct Socket {
 impl Socket {
     /// Opens one in the calling thread's network namespace; it keeps working on that namespace.
     pub fn open() -> Result<Socket> {
-        let raw =
-            RawSocket::open().map_err(|err| Error::io("socket(AF_NETLINK, NETLINK_NETFILTER)", &err))?;
+        let raw = RawSocket::open().map_err(|err| {
+            let failed = Error::io("socket(AF_NETLINK, NETLINK_NETFILTER)", &err);
+            if err.raw_os_error() == Some(libc::EPROTONOSUPPORT) {
+                failed.with_details(needs::NF_TABLES)
+            } else {
+                failed
+            }
+        })?;
         Ok(Socket {
             raw,
             sequence: 0,
@@ -104,7 +111,9 @@ impl Socket {
                 }
                 let Body::Error(errno, text) = reply.body else { continue };
                 if errno != Errno::UnknownErrno && failure.is_none() {
-                    failure = Some(reported(&printed(reply.sequence), errno, &text));
+                    let change = changes.get(reply.sequence.wrapping_sub(first_sequence) as usize);
+                    let lacking = change.and_then(|change| needs::lacking(change, errno)).unwrap_or_default();
+                    failure = Some(reported(&printed(reply.sequence), errno, &text).with_details(lacking));
                 }
                 // An error of the batch as a whole is reported for its first message, and nothing follows.
                 if reply.sequence == last_sequence || reply.sequence == first_sequence.wrapping_sub(1) {
@@ -119,10 +128,10 @@ impl Socket {
     /// Starts over when the kernel refuses it because objects appeared, went or got users since they were looked at:
     /// what another process did in between, or must not happen twice.
     pub fn commit(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
-        phase("nftables", || self.plan_and_apply(plan))
+        phase("nftables", || self.plan_and_apply(&plan))
     }
 
-    fn plan_and_apply(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
+    fn plan_and_apply(&mut self, plan: &dyn Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
         let mut left = ATTEMPTS;
         loop {
             left -= 1;
@@ -137,10 +146,10 @@ impl Socket {
     /// As [`Socket::commit`], and starts over as well when anything else of the ruleset changed since it was looked at:
     /// for decisions that depend on what is *not* there. (Before Linux 4.13 the kernel does not see to that.)
     pub fn commit_exclusive(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
-        phase("nftables", || self.plan_and_apply_alone(plan))
+        phase("nftables", || self.plan_and_apply_alone(&plan))
     }
 
-    fn plan_and_apply_alone(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
+    fn plan_and_apply_alone(&mut self, plan: &dyn Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
         let mut left = EXCLUSIVE_ATTEMPTS;
         loop {
             left -= 1;

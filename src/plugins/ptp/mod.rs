@@ -54,7 +54,9 @@ impl Conf {
 
     fn ipam(&self) -> Result<&str> {
         let missing = || Error::config("ipam.type: ptp needs an IPAM plugin, such as \"host-local\"");
-        self.ipam.as_deref().ok_or_else(missing)
+        let plugin = self.ipam.as_deref().ok_or_else(missing)?;
+        ipam::must_not_need_link(plugin, "a ptp interface leads to its host alone")?;
+        Ok(plugin)
     }
 }
 
