@@ -133,13 +133,20 @@ impl Log {
 
 /// Runs a part of an operation; what it takes is counted under this name.
 pub fn phase<T>(name: &str, work: impl FnOnce() -> T) -> T {
-    let counted = MEASURED.with_borrow_mut(|m| m.as_mut().map(|m| m.within.push(Duration::ZERO)).is_some());
-    if !counted {
-        return work();
-    }
-    let started = Instant::now();
+    let started = begin_phase();
     let outcome = work();
-    let took = started.elapsed();
+    if let Some(started) = started {
+        end_phase(name, started.elapsed());
+    }
+    outcome
+}
+
+/// Now, when phases are measured.
+fn begin_phase() -> Option<Instant> {
+    MEASURED.with_borrow_mut(|m| m.as_mut().map(|m| m.within.push(Duration::ZERO)).map(|()| Instant::now()))
+}
+
+fn end_phase(name: &str, took: Duration) {
     MEASURED.with_borrow_mut(|measured| {
         let Some(Measured { phases, within }) = measured else { return };
         let own = took.saturating_sub(within.pop().unwrap_or_default());
@@ -151,7 +158,6 @@ pub fn phase<T>(name: &str, work: impl FnOnce() -> T) -> T {
             None => phases.push((name.to_owned(), own)),
         }
     });
-    outcome
 }
 
 /// A time as RFC 3339 writes it, `2026-11-21T08:30:00.000123Z`.

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::container::Container;
-use super::masquerade::{self, Backend};
+use super::masquerade::{self, Masquerade};
 use super::mtu::Mtu;
 use super::{Attachment, address, verify};
 use crate::cni::{CniResult, Code, Dns, Error, Interface, Request, Result};
@@ -13,6 +13,9 @@ use crate::plugins;
 
 /// MTU of a veth end that nobody sets (`ETH_DATA_LEN`, linux/if_ether.h).
 const DEFAULT_MTU: u32 = 1500;
+
+/// Least MTU of a link with IPv6 (RFC 8200, section 5).
+const IPV6_MIN_MTU: u32 = 1280;
 
 /// Says that a key needs a new attachment after all.
 pub fn needs_new(what: impl Into<String>) -> Error {
@@ -72,9 +75,24 @@ impl Pair {
         if self.host.mtu == mtu {
             return Ok(());
         }
+        keeps_addresses(mtu, result)?;
         host.apply(&[with_mtu(&self.host, mtu)])?;
         tell_mtu(result, |interface| interface.sandbox.is_empty() && interface.name == self.host.name, mtu);
         self.inside.set_mtu(mtu, result)
+    }
+}
+
+/// Refuses an MTU with which the kernel would take the interface's IPv6 addresses away (net/ipv6/addrconf.c).
+///
+/// # Errors
+/// [`Code::NEEDS_NEW_ATTACHMENT`].
+pub fn keeps_addresses(mtu: u32, result: &CniResult) -> Result<()> {
+    match result.ips.iter().find(|ip| ip.address.addr().is_ipv6()) {
+        Some(ip) if mtu < IPV6_MIN_MTU => {
+            let what = format!("mtu: {mtu} is less than the {IPV6_MIN_MTU} that IPv6 needs");
+            Err(needs_new(format!("{what}: {} would be lost", ip.address)))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -107,6 +125,7 @@ impl Inside {
     /// The kernel refuses it.
     pub fn set_mtu(&mut self, mtu: u32, result: &mut CniResult) -> Result<()> {
         if self.link.mtu != mtu {
+            keeps_addresses(mtu, result)?;
             self.container.rtnl.apply(&[with_mtu(&self.link, mtu)])?;
             let is_own =
                 |interface: &Interface| !interface.sandbox.is_empty() && interface.name == self.link.name;
@@ -219,7 +238,7 @@ pub fn set_dns(
 pub fn set_masquerade(
     of: &Attachment<'_>,
     result: &CniResult,
-    (from, to): (Option<Backend>, Option<Backend>),
+    (from, to): (Option<&Masquerade>, Option<&Masquerade>),
     kernel: &mut Kernel,
 ) -> Result<()> {
     if from == to {
@@ -231,7 +250,7 @@ pub fn set_masquerade(
         masquerade::del(kernel.nft()?, of, &known)?;
     }
     match to.filter(|_| !addresses.is_empty()) {
-        Some(backend) => masquerade::add(kernel.nft()?, of, &addresses, backend),
+        Some(to) => masquerade::add(kernel.nft()?, of, &addresses, to),
         None => Ok(()),
     }
 }

@@ -23,6 +23,21 @@ impl<'a> Undo<'a> {
     fn run(self, kernel: &mut Kernel) -> Vec<Error> {
         self.steps.into_iter().rev().filter_map(|step| step(kernel).err()).collect()
     }
+
+    /// Takes everything back because of an error: that error, with what could not be taken back in its details.
+    fn after(self, err: Error, kernel: &mut Kernel) -> Error {
+        let left: Vec<String> = self.run(kernel).iter().map(ToString::to_string).collect();
+        if left.is_empty() {
+            return err;
+        }
+        let mut details = err.details().to_owned();
+        if !details.is_empty() {
+            details.push_str("; ");
+        }
+        details.push_str("not taken back: ");
+        details.push_str(&left.join("; "));
+        err.with_details(details)
+    }
 }
 
 /// Runs `work`; if it fails or panics, takes back what it pushed on the [`Undo`] it was given.
@@ -34,22 +49,10 @@ pub fn or_take_back<'a, T>(
     work: impl FnOnce(&mut Kernel, &mut Undo<'a>) -> Result<T>,
 ) -> Result<T> {
     let mut undo = Undo::default();
-    match catch_unwind(AssertUnwindSafe(|| work(kernel, &mut undo))) {
+    let worked = catch_unwind(AssertUnwindSafe(|| work(kernel, &mut undo)));
+    match worked {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(err)) => {
-            let left: Vec<String> = undo.run(kernel).iter().map(ToString::to_string).collect();
-            if left.is_empty() {
-                return Err(err);
-            }
-            let left = format!("not taken back: {}", left.join("; "));
-            Err(match err.details() {
-                "" => err.with_details(left),
-                details => {
-                    let details = format!("{details}; {left}");
-                    err.with_details(details)
-                }
-            })
-        }
+        Ok(Err(err)) => Err(undo.after(err, kernel)),
         Err(panic) => {
             undo.run(kernel);
             resume_unwind(panic)

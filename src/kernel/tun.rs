@@ -66,8 +66,9 @@ impl Display for NewTap<'_> {
 /// Opens the device: the interface will be in the namespace this is done in.
 fn open_device() -> Result<OwnedFd> {
     open(DEVICE, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|errno| {
-        Error::system(format_args!("open {DEVICE}"), errno)
-            .with_details("tap interfaces need the kernel module tun and its device file: modprobe tun")
+        Error::system(format_args!("open {DEVICE}"), errno).with_details(
+            "tap interfaces need the kernel module tun (CONFIG_TUN) and its device file: modprobe tun",
+        )
     })
 }
 

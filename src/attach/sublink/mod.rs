@@ -20,7 +20,7 @@ use super::{Attachment, address, ipam};
 use crate::cni::{CniResult, Code, Error, Interface, Request, Result};
 use crate::kernel::Kernel;
 use crate::kernel::netns::Netns;
-use crate::kernel::rtnl::{Change, Link, Mac, SetLink, Step, SubKind, has_kind};
+use crate::kernel::rtnl::{Change, Link, Mac, SetLink, Step, SubKind, has_kind, option_of_kind};
 use crate::plugins::Update;
 
 /// Number of the container's interface in the result: the only one.
@@ -344,7 +344,8 @@ pub fn status(req: &Request, spec: &Spec, kernel: &mut Kernel) -> Result<()> {
         false => Netns::create_unnamed()?.enter(|| has_kind(kind)),
     };
     if !has.map_err(|e| e.with_code(Code::NOT_AVAILABLE))? {
-        let msg = format!("type: this kernel has no links of kind {kind}");
+        let option = option_of_kind(kind).unwrap_or_default();
+        let msg = format!("type: this kernel has no links of kind {kind} ({option})");
         return Err(Error::new(Code::NOT_AVAILABLE, msg));
     }
     if spec.has_master() && !spec.conf.in_container {

@@ -10,7 +10,7 @@ use crate::cni::{Error, Result};
 use crate::kernel::netns::Netns;
 use crate::kernel::nft;
 use crate::kernel::rtnl::tc::{QdiscKind, TcChange, TcHandle, TokenBucket};
-use crate::kernel::rtnl::{AddBridge, Change, Dev, Handle, has_kind};
+use crate::kernel::rtnl::{AddBridge, Change, Dev, Handle, has_kind, option_of_kind};
 use crate::plugins::portmap;
 
 /// Kinds of links: what `ip link` calls them, the module, and the plugins that make them.
@@ -125,13 +125,32 @@ fn report(findings: &mut Vec<Finding>, what: &str, module: &str, needed: bool, o
     let (reason, mend) = match outcome {
         Ok(true) => return,
         Err(e) => (e.to_string(), String::new()),
-        Ok(false) if module.is_empty() => ("the kernel was built without it".to_owned(), String::new()),
+        Ok(false) if module.is_empty() => {
+            (format!("the kernel was built without it ({})", option(module)), String::new())
+        }
         Ok(false) if available(module) => {
             (format!("the module {module} is there and not loaded"), format!("modprobe {module}"))
         }
-        Ok(false) => ("the kernel does not have it, nor a module for it".to_owned(), String::new()),
+        Ok(false) => {
+            (format!("the kernel does not have it, nor a module for it ({})", option(module)), String::new())
+        }
     };
     findings.push(Finding::new(severity, what, reason, mend));
+}
+
+/// The option of the kernel's configuration that brings a module; for no module, VLANs of bridges.
+fn option(module: &str) -> &'static str {
+    match module {
+        "" => "CONFIG_BRIDGE_VLAN_FILTERING",
+        "8021q" => "CONFIG_VLAN_8021Q",
+        "nf_tables" => "CONFIG_NF_TABLES",
+        "nft_masq" => "CONFIG_NFT_MASQ",
+        "nft_nat" => "CONFIG_NFT_NAT",
+        "sch_tbf" => "CONFIG_NET_SCH_TBF",
+        "sch_htb" => "CONFIG_NET_SCH_HTB",
+        "act_mirred" => "CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_U32, CONFIG_NET_ACT_MIRRED",
+        kind => option_of_kind(kind).unwrap_or_default(),
+    }
 }
 
 /// Whether `modprobe` would find the module.

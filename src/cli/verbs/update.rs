@@ -35,8 +35,8 @@ const NAME: &str = "cni-all update";
     note = "What can change while a container is attached, besides what the network's list says of itself:\n\
         bandwidth, firewall, portmap: every key, and what the runtime gives; they may join the list or leave it\n\
         bridge: mtu, hairpinMode, portIsolation, promiscMode, macspoofchk, ipMasq, ipMasqBackend,\n\
-        isDefaultGateway, dns, and of ipam routes and name servers\n\
-        ptp: mtu, ipMasq, ipMasqBackend, dns, and of ipam routes and name servers\n\
+        ipMasqExempt, isDefaultGateway, dns, and of ipam routes and name servers\n\
+        ptp: mtu, ipMasq, ipMasqBackend, ipMasqExempt, dns, and of ipam routes and name servers\n\
         macvlan, vlan: mtu, dns, and of ipam routes and name servers; ipvlan, dummy: the same without mtu\n\
         tuning: mtu, promisc, allmulti, txQLen, and the values of sysctl",
     error_code(1, "it failed, and everything is as it was; or something needs a new attachment (code 103)"),
@@ -114,17 +114,18 @@ impl Update {
         if !self.all && !one {
             return usage(process, NAME, "neither NETNS, --id nor --all is given");
         }
-        let outcomes = match self.update(process) {
-            Ok(outcomes) => outcomes,
+        let (network, outcomes) = match self.update(process) {
+            Ok(done) => done,
             Err(e) => return fail(process, NAME, self.json, &e),
         };
         match outcomes.as_slice() {
             [(_, Err(e))] if !self.all => fail(process, NAME, self.json, e),
-            _ => self.tell(process, &outcomes),
+            _ => self.tell(process, &network, &outcomes),
         }
     }
 
-    fn update(&self, process: &mut Process<'_>) -> Result<Vec<Outcome>> {
+    /// The network's name, and what became of each attachment.
+    fn update(&self, process: &mut Process<'_>) -> Result<(String, Vec<Outcome>)> {
         let call = Call {
             conf_dir: self.conf_dir.as_deref(),
             options: Options {
@@ -168,7 +169,8 @@ impl Update {
             let updated = run(&runtime, &network, &attachment, self.dry_run);
             (attachment, updated)
         };
-        Ok(kept.into_iter().map(update).collect())
+        let outcomes = kept.into_iter().map(update).collect();
+        Ok((network.name, outcomes))
     }
 
     /// The one attachment that is meant.
@@ -214,13 +216,13 @@ impl Update {
         }
     }
 
-    fn tell(&self, process: &mut Process<'_>, outcomes: &[Outcome]) -> i32 {
+    fn tell(&self, process: &mut Process<'_>, network: &str, outcomes: &[Outcome]) -> i32 {
         let printed = match self.json {
-            true => print(process, &self.json(outcomes).to_text()),
+            true => print(process, &self.json(network, outcomes).to_text()),
             false => {
                 let mut text: String = outcomes.iter().map(|outcome| self.lines(outcome)).collect();
                 if outcomes.is_empty() {
-                    text = format!("# nothing is attached to network {}\n", self.network);
+                    text = format!("# nothing is attached to network {network}\n");
                 }
                 let printed = print(process, &text);
                 for (Attachment { container_id, ifname, .. }, outcome) in outcomes {
@@ -247,7 +249,7 @@ impl Update {
         std::iter::once(about).chain(keys).chain(commands).collect()
     }
 
-    fn json(&self, outcomes: &[Outcome]) -> Value {
+    fn json(&self, network: &str, outcomes: &[Outcome]) -> Value {
         let text = |text: &str| Value::String(text.to_owned());
         let or_null = |value: &Option<Value>| value.clone().unwrap_or(Value::Null);
         let change = |change: &KeyChange| {
@@ -275,7 +277,7 @@ impl Update {
             object(members)
         };
         object([
-            ("network", text(&self.network)),
+            ("network", text(network)),
             ("dryRun", Value::Bool(self.dry_run)),
             ("attachments", Value::Array(outcomes.iter().map(attachment).collect())),
         ])

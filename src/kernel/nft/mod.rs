@@ -13,6 +13,7 @@ mod dry_run;
 mod ffi;
 mod listed;
 mod lower;
+mod needs;
 mod print;
 mod socket;
 #[cfg(test)]

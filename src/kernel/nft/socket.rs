@@ -9,6 +9,7 @@ use super::dry_run::Planned;
 use super::ffi::{self, Encoder, RawSocket};
 use super::listed;
 use super::lower::{self, Message};
+use super::needs;
 use super::{Change, Element, Family, Hook, ListedChain, ListedRule, Map, Table, Value};
 use crate::cni::error::ResultExt;
 use crate::cni::{Error, Result};
@@ -47,8 +48,14 @@ pub struct Socket {
 impl Socket {
     /// Opens one in the calling thread's network namespace; it keeps working on that namespace.
     pub fn open() -> Result<Socket> {
-        let raw =
-            RawSocket::open().map_err(|err| Error::io("socket(AF_NETLINK, NETLINK_NETFILTER)", &err))?;
+        let raw = RawSocket::open().map_err(|err| {
+            let failed = Error::io("socket(AF_NETLINK, NETLINK_NETFILTER)", &err);
+            if err.raw_os_error() == Some(libc::EPROTONOSUPPORT) {
+                failed.with_details(needs::NF_TABLES)
+            } else {
+                failed
+            }
+        })?;
         Ok(Socket {
             raw,
             sequence: 0,
@@ -104,7 +111,9 @@ impl Socket {
                 }
                 let Body::Error(errno, text) = reply.body else { continue };
                 if errno != Errno::UnknownErrno && failure.is_none() {
-                    failure = Some(reported(&printed(reply.sequence), errno, &text));
+                    let change = changes.get(reply.sequence.wrapping_sub(first_sequence) as usize);
+                    let lacking = change.and_then(|change| needs::lacking(change, errno)).unwrap_or_default();
+                    failure = Some(reported(&printed(reply.sequence), errno, &text).with_details(lacking));
                 }
                 // An error of the batch as a whole is reported for its first message, and nothing follows.
                 if reply.sequence == last_sequence || reply.sequence == first_sequence.wrapping_sub(1) {
@@ -119,10 +128,10 @@ impl Socket {
     /// Starts over when the kernel refuses it because objects appeared, went or got users since they were looked at:
     /// what another process did in between, or must not happen twice.
     pub fn commit(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
-        phase("nftables", || self.plan_and_apply(plan))
+        phase("nftables", || self.plan_and_apply(&plan))
     }
 
-    fn plan_and_apply(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
+    fn plan_and_apply(&mut self, plan: &dyn Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
         let mut left = ATTEMPTS;
         loop {
             left -= 1;
@@ -137,10 +146,10 @@ impl Socket {
     /// As [`Socket::commit`], and starts over as well when anything else of the ruleset changed since it was looked at:
     /// for decisions that depend on what is *not* there. (Before Linux 4.13 the kernel does not see to that.)
     pub fn commit_exclusive(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
-        phase("nftables", || self.plan_and_apply_alone(plan))
+        phase("nftables", || self.plan_and_apply_alone(&plan))
     }
 
-    fn plan_and_apply_alone(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
+    fn plan_and_apply_alone(&mut self, plan: &dyn Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
         let mut left = EXCLUSIVE_ATTEMPTS;
         loop {
             left -= 1;
@@ -268,8 +277,24 @@ impl Socket {
     }
 
     /// Whether the kernel has nf_tables at all, and this process may use it.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP when it has not.
     pub fn probe(&mut self) -> Result<()> {
-        self.has_table(Table { family: Family::Ip, name: "cni-all" }).map(drop)
+        if self.has_nf_tables()? {
+            return Ok(());
+        }
+        Err(Error::system("nft list ruleset", Errno::EOPNOTSUPP).with_details(needs::NF_TABLES))
+    }
+
+    /// A kernel with nfnetlink (for conntrack, say) but without nf_tables answers all its questions with EINVAL
+    /// (`nfnetlink_rcv_msg`), the simplest too.
+    fn has_nf_tables(&mut self) -> Result<bool> {
+        match self.ask(Message::new(libc::NFT_MSG_GETGEN, Family::Ip, 0)) {
+            Ok(_) => Ok(true),
+            Err((Errno::EINVAL, _)) => Ok(false),
+            Err((errno, text)) => Err(reported("nft: read the ruleset's generation", errno, &text)),
+        }
     }
 
     fn push(&mut self, bytes: &mut Vec<u8>, mut message: Message) {
@@ -295,22 +320,31 @@ impl Socket {
             .collect()
     }
 
-    /// Asks for one object: its message, or `None` when it is not there.
+    /// Asks for one object: its message, or `None` when it is not there, as nothing is without nf_tables.
     fn get(&mut self, message: Message, what: impl Fn() -> String) -> Result<Option<Vec<u8>>> {
-        let mut message = message;
+        match self.ask(message) {
+            Ok(found) => Ok(found),
+            Err((Errno::EINVAL, _)) if !self.has_nf_tables()? => Ok(None),
+            Err((errno, text)) => Err(reported(&what(), errno, &text)).unless_gone(),
+        }
+    }
+
+    /// Sends a question about one object, and takes the answer.
+    fn ask(&mut self, mut message: Message) -> Result<Option<Vec<u8>>, (Errno, String)> {
+        let plain = |errno: Errno| (errno, String::new());
         message.acknowledge();
         let mut bytes = Vec::new();
         self.push(&mut bytes, message);
-        self.send(&bytes).map_err(|errno| Error::system(what(), errno))?;
+        self.send(&bytes).map_err(plain)?;
         let mut found = None;
         loop {
-            for reply in self.receive().map_err(|errno| Error::system(what(), errno))? {
+            for reply in self.receive().map_err(plain)? {
                 if reply.sequence != self.sequence {
                     continue;
                 }
                 match reply.body {
                     Body::Error(Errno::UnknownErrno, _) | Body::Done => return Ok(found),
-                    Body::Error(errno, text) => return Err(reported(&what(), errno, &text)).unless_gone(),
+                    Body::Error(errno, text) => return Err((errno, text)),
                     Body::Object(bytes) => found = Some(bytes),
                 }
             }
@@ -328,6 +362,7 @@ impl Socket {
             match self.dump_once(message, &parse) {
                 Ok(Some(listed)) => return Ok(listed),
                 Ok(None) => {}
+                Err((Errno::EINVAL, _)) if !self.has_nf_tables()? => return Ok(Vec::new()),
                 Err((errno, text)) => {
                     return Ok(Err(reported(&what(), errno, &text)).unless_gone()?.unwrap_or_default());
                 }

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 
 use super::{
     Address, AddressWatch, Change, Dev, Event, Link, LinkWatch, PortVlan, Route, Socket, address, link,
+    needs::lacking,
     netconf, port_vlan, route,
     uapi::*,
     wire::{Batch, Message, Messages},
@@ -394,11 +395,12 @@ fn take_answer(step: &Step, message: &Message<'_>, outcome: &mut Result<Option<L
         (Step::Link(_), Some((errno, _))) if Errno::from_raw(errno) == Errno::ENODEV => *outcome = Ok(None),
         (step, Some((errno, text))) if outcome.is_ok() => {
             let errno = Errno::from_raw(errno);
-            let err = match step {
-                Step::Change(change) => Error::system(change, errno),
-                Step::Link(dev) => Error::system(format_args!("ip link show dev {dev}"), errno),
+            let (err, lacking) = match step {
+                Step::Change(change) => (Error::system(change, errno), lacking(change, errno)),
+                Step::Link(dev) => (Error::system(format_args!("ip link show dev {dev}"), errno), None),
             };
-            *outcome = Err(err.with_details(text));
+            let text = [text, lacking.unwrap_or_default()].into_iter().filter(|part| !part.is_empty());
+            *outcome = Err(err.with_details(text.collect::<Vec<_>>().join("; ")));
         }
         (_, Some(_)) => {}
     }

@@ -11,6 +11,7 @@ mod dry_run;
 mod handle;
 mod link;
 mod mac;
+mod needs;
 mod neighbour;
 mod netconf;
 mod port_vlan;
@@ -34,6 +35,7 @@ pub use handle::{Handle, Step};
 #[allow(unused_imports)] // Bridge and Port: for those who build a Link in a test
 pub use link::{Bridge, Dev, Link, Port, Tun};
 pub use mac::Mac;
+pub use needs::option_of_kind;
 pub use port_vlan::{PortVlan, VlanRange};
 pub use probe::has_kind;
 pub use route::{NextHop, Route, RouteSpec};

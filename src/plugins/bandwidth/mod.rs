@@ -230,8 +230,8 @@ fn add_ifb(rtnl: &mut Handle, names: &[String], mtu: u32, queue: u32) -> Result<
 fn lacking(err: Error) -> Error {
     match err.errno() {
         Some(Errno::EOPNOTSUPP | Errno::ENOENT) => {
-            let details =
-                "the kernel needs ifb, sch_tbf, sch_ingress, cls_u32 and act_mirred, and sch_htb for subnets";
+            let details = "the kernel needs CONFIG_IFB, CONFIG_NET_SCH_TBF, CONFIG_NET_SCH_INGRESS, \
+                CONFIG_NET_CLS_U32, CONFIG_NET_CLS_ACT and CONFIG_NET_ACT_MIRRED, and CONFIG_NET_SCH_HTB for subnets";
             err.with_code(Code::UNSUPPORTED_FIELD).with_details(details)
         }
         _ => err,

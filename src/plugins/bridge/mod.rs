@@ -146,8 +146,8 @@ fn attach<'a>(
         let watch = container.prepare(ipv6(conf, &result), &req.ifname)?;
         let changes = address::changes(&pair.container.dev(), &result, CONTAINER, conf.dad)?;
         container.rtnl.apply(&changes)?;
-        if let Some(backend) = conf.masquerade.filter(|_| !addresses.is_empty()) {
-            masquerade::add(kernel.nft()?, &of, &addresses, backend)?;
+        if let Some(wanted) = conf.masquerade.as_ref().filter(|_| !addresses.is_empty()) {
+            masquerade::add(kernel.nft()?, &of, &addresses, wanted)?;
             undo.push(move |kernel| masquerade::del(kernel.nft()?, &of, &[]));
         }
         let up = kernel.host()?.wait_port_up(host.index, veth::UP_BUDGET).context("bridge port")?;

@@ -18,6 +18,7 @@ pub const LIVE_KEYS: &[&str] = &[
     "macspoofchk",
     "ipMasq",
     "ipMasqBackend",
+    "ipMasqExempt",
     "isDefaultGateway",
     "dns",
     "ipam",
@@ -47,7 +48,7 @@ pub fn update(update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
     };
     let routed = (completed(&from, given.0.as_ref()), completed(&to, given.1.as_ref()));
     pair.inside.set_routes(&routed.0, &routed.1, &mut result)?;
-    live::set_masquerade(&of, &result, (from.masquerade, to.masquerade), kernel)?;
+    live::set_masquerade(&of, &result, (from.masquerade.as_ref(), to.masquerade.as_ref()), kernel)?;
     if from.macspoofchk && !to.macspoofchk {
         spoofcheck::del(kernel.nft()?, of.container_id, of.ifname)?;
     } else if let (false, true, Some(mac)) = (from.macspoofchk, to.macspoofchk, pair.inside.link.mac) {

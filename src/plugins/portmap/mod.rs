@@ -136,10 +136,14 @@ impl Plugin for Portmap {
 
     /// Mappings that stay are not touched, and neither are their connections.
     fn update(&self, update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
-        let prev = verify::prev_result(update.to)?;
+        let (conf, prev) = (Conf::new(update.to)?, verify::prev_result(update.to)?);
         if update.is_changed {
-            let conf = Conf::new(update.to)?;
             replace(&Attachment::of(update.to), &conf, &prev, kernel)?;
+        }
+        if conf.snat && !conf.mappings.is_empty() {
+            // Also when the bridge has turned it off.
+            let container = conf::container_addresses(&prev, &update.to.ifname);
+            let_frames_back(&prev, &container, kernel)?;
         }
         Ok(prev)
     }
@@ -267,8 +271,7 @@ fn replace(of: &Attachment, conf: &Conf, prev: &CniResult, kernel: &mut Kernel) 
     former.retain(|record| !wanted.contains(record));
     // As in `lead`.
     let _ = flows::forget_led(&former);
-    lead(&wanted, conf, &container, kernel)?;
-    if conf.snat { let_frames_back(prev, &container, kernel) } else { Ok(()) }
+    lead(&wanted, conf, &container, kernel)
 }
 
 /// What mappings need besides rules, when these are there.

@@ -4,7 +4,7 @@ use super::backup::{self, Backup};
 use super::conf::{self, Conf};
 use super::{allowlist, changes, file, tell};
 use crate::attach::container::Container;
-use crate::attach::live::needs_new;
+use crate::attach::live::{self, needs_new};
 use crate::attach::{Attachment, verify};
 use crate::cni::{CniResult, Error, Request, Result, ResultExt};
 use crate::kernel::rtnl::Link;
@@ -56,6 +56,9 @@ fn set_link(
         needs_new(format!("mtu, promisc, allmulti, txQLen: {what}"))
     })?;
     let new = unlike(&link, to);
+    if let Some(mtu) = new.mtu {
+        live::keeps_addresses(mtu, result)?;
+    }
     if new.changes_link() {
         Backup::of(&link, &new, &req.config.name).save(&path)?;
     }

@@ -190,7 +190,7 @@ fn create(container: &mut Container, conf: &Conf) -> Result<Link> {
     outcomes.next().unwrap_or(Ok(None)).map_err(|e| match e.errno() {
         Some(Errno::EOPNOTSUPP) => e
             .with_code(Code::UNSUPPORTED_FIELD)
-            .with_details(format!("vrfname: {}: the kernel has no VRFs (module vrf)", conf.name)),
+            .with_details(format!("vrfname: {}: the kernel has no VRFs (CONFIG_NET_VRF)", conf.name)),
         _ => e,
     })?;
     let vrf = outcomes.nth(1).unwrap_or(Ok(None))?;
