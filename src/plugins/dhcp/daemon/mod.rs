@@ -99,20 +99,16 @@ fn serve(flags: Flags, words: &[String], process: &mut Process<'_>) -> Result<()
     server::block_signals()?;
     let tools = Tools::new(flags, process.stderr)?;
     let lock = tools.store.lock()?;
+    // Before the socket: who finds a daemon listening finds its file as well.
+    let pidfile = PidFile::write(tools.flags.pidfile.as_deref())?;
     let listener = listener::Listener::open(&tools.flags.socket, process.env)?;
-    if let Some(path) = &tools.flags.pidfile {
-        let pid = std::process::id().to_string();
-        fs::write(path, pid).map_err(|e| Error::io(format_args!("write {}", path.display()), &e))?;
-    }
     let mut server = server::Server::new(&tools, &listener)?;
     server.resume();
     if tools.flags.ready {
         let _ = process.stdout.write_all(b"\n").and_then(|()| process.stdout.flush());
     }
     let ended = server.serve();
-    if let Some(path) = &tools.flags.pidfile {
-        let _ = fs::remove_file(path);
-    }
+    drop(pidfile);
     if ended? == server::End::Reload {
         tools.say("starting anew");
         drop(server);
@@ -122,6 +118,30 @@ fn serve(flags: Flags, words: &[String], process: &mut Process<'_>) -> Result<()
     }
     listener.remove();
     Ok(())
+}
+
+/// The file with the process id, which goes with this value.
+struct PidFile<'a>(Option<&'a Path>);
+
+impl PidFile<'_> {
+    /// Replaces what a daemon that was killed has left there; a reader never sees half a number.
+    fn write(path: Option<&Path>) -> Result<PidFile<'_>> {
+        if let Some(path) = path {
+            let aside = path.with_extension("new");
+            let pid = std::process::id().to_string();
+            let written = fs::write(&aside, pid).and_then(|()| fs::rename(&aside, path));
+            written.map_err(|e| Error::io(format_args!("write {}", path.display()), &e))?;
+        }
+        Ok(PidFile(path))
+    }
+}
+
+impl Drop for PidFile<'_> {
+    fn drop(&mut self) {
+        if let Some(path) = self.0 {
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// A lease takes two descriptors, and three more while it is got or renewed: as many as we may have.
