@@ -1,47 +1,13 @@
 //! What the compiler has to be told beside Cargo.toml: link order, and which build this is.
 
-#![allow(clippy::exit, clippy::print_stderr, clippy::print_stdout)]
+#![allow(clippy::print_stdout)]
 
 use std::env;
-use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    if let Some(missing) = missing_libraries() {
-        eprintln!("{missing}");
-        std::process::exit(1);
-    }
     link();
     identify();
-}
-
-/// What to do when libmnl or libnftnl is not there; `None` when they are. Found as mnl-sys and nftnl-sys find them: where
-/// `LIBMNL_LIB_DIR` and `LIBNFTNL_LIB_DIR` say, or with pkg-config.
-fn missing_libraries() -> Option<String> {
-    if env::var_os("DOCS_RS").is_some() {
-        return None;
-    }
-    let pkg_config = env::var("PKG_CONFIG").unwrap_or_else(|_| "pkg-config".to_owned());
-    let wanted = [("libmnl", "1.0.4", "LIBMNL_LIB_DIR"), ("libnftnl", "1.2.4", "LIBNFTNL_LIB_DIR")];
-    let missing = wanted.iter().filter(|(name, version, directory)| {
-        println!("cargo:rerun-if-env-changed={directory}");
-        let mut ask = Command::new(&pkg_config);
-        ask.args(["--exists", &format!("{name} >= {version}")]);
-        env::var_os(directory).is_none() && !ask.status().is_ok_and(|status| status.success())
-    });
-    let missing: Vec<String> = missing.map(|(name, version, _)| format!("{name} {version}")).collect();
-    (!missing.is_empty()).then(|| {
-        format!(
-            "cni-all needs {} or newer, and {pkg_config} to find them. Install them first:\n\
-            \x20 Debian, Ubuntu  apt-get install gcc pkg-config libmnl-dev libnftnl-dev\n\
-            \x20 Fedora, RHEL    dnf install gcc pkgconf-pkg-config libmnl-devel libnftnl-devel\n\
-            \x20 Arch            pacman -S gcc pkgconf libmnl libnftnl\n\
-            \x20 Alpine          apk add gcc musl-dev pkgconf libmnl-dev libnftnl-dev\n\
-            or name the directories of libmnl and libnftnl in LIBMNL_LIB_DIR and LIBNFTNL_LIB_DIR. A static executable\n\
-            without any library comes out of packaging/build-static in the repository.",
-            missing.join(" and ")
-        )
-    })
 }
 
 /// Link order for static builds: nftnl-sys names libnftnl behind libmnl, which it needs; so libmnl is named once more.

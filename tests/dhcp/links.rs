@@ -237,9 +237,16 @@ fn plugins_whose_interface_leads_to_no_server_refuse_dhcp_by_its_key() {
     require_netns!();
     let site = Site::new();
     let container = site.node.container();
-    for (kind, why) in [("ptp", "host alone"), ("tap", "before a process"), ("dummy", "leads nowhere")] {
+    for (kind, why) in [
+        ("ptp", "host alone"),
+        ("tap", "before a process"),
+        ("dummy", "leads nowhere"),
+        ("ipvlan", "broadcasts"),
+    ] {
         let mut config = site.config(json!({}));
         config["type"] = json!(kind);
+        config["mode"] = json!("l3");
+        config["master"] = json!("port1");
         let call = |command: &str| site.node.request(command, &container, "eth0", &config).run();
         let failure = call("ADD").err();
         failure.names(&["ipam.type: \"dhcp\"", why]);

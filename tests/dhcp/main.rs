@@ -8,6 +8,7 @@ mod crash;
 mod daemon;
 mod dnsmasq;
 mod hostile;
+mod hostile6;
 mod ipv6;
 mod links;
 mod lossy;

@@ -277,8 +277,24 @@ impl Socket {
     }
 
     /// Whether the kernel has nf_tables at all, and this process may use it.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP when it has not.
     pub fn probe(&mut self) -> Result<()> {
-        self.has_table(Table { family: Family::Ip, name: "cni-all" }).map(drop)
+        if self.has_nf_tables()? {
+            return Ok(());
+        }
+        Err(Error::system("nft list ruleset", Errno::EOPNOTSUPP).with_details(needs::NF_TABLES))
+    }
+
+    /// A kernel with nfnetlink (for conntrack, say) but without nf_tables answers all its questions with EINVAL
+    /// (`nfnetlink_rcv_msg`), the simplest too.
+    fn has_nf_tables(&mut self) -> Result<bool> {
+        match self.ask(Message::new(libc::NFT_MSG_GETGEN, Family::Ip, 0)) {
+            Ok(_) => Ok(true),
+            Err((Errno::EINVAL, _)) => Ok(false),
+            Err((errno, text)) => Err(reported("nft: read the ruleset's generation", errno, &text)),
+        }
     }
 
     fn push(&mut self, bytes: &mut Vec<u8>, mut message: Message) {
@@ -304,22 +320,31 @@ impl Socket {
             .collect()
     }
 
-    /// Asks for one object: its message, or `None` when it is not there.
+    /// Asks for one object: its message, or `None` when it is not there, as nothing is without nf_tables.
     fn get(&mut self, message: Message, what: impl Fn() -> String) -> Result<Option<Vec<u8>>> {
-        let mut message = message;
+        match self.ask(message) {
+            Ok(found) => Ok(found),
+            Err((Errno::EINVAL, _)) if !self.has_nf_tables()? => Ok(None),
+            Err((errno, text)) => Err(reported(&what(), errno, &text)).unless_gone(),
+        }
+    }
+
+    /// Sends a question about one object, and takes the answer.
+    fn ask(&mut self, mut message: Message) -> Result<Option<Vec<u8>>, (Errno, String)> {
+        let plain = |errno: Errno| (errno, String::new());
         message.acknowledge();
         let mut bytes = Vec::new();
         self.push(&mut bytes, message);
-        self.send(&bytes).map_err(|errno| Error::system(what(), errno))?;
+        self.send(&bytes).map_err(plain)?;
         let mut found = None;
         loop {
-            for reply in self.receive().map_err(|errno| Error::system(what(), errno))? {
+            for reply in self.receive().map_err(plain)? {
                 if reply.sequence != self.sequence {
                     continue;
                 }
                 match reply.body {
                     Body::Error(Errno::UnknownErrno, _) | Body::Done => return Ok(found),
-                    Body::Error(errno, text) => return Err(reported(&what(), errno, &text)).unless_gone(),
+                    Body::Error(errno, text) => return Err((errno, text)),
                     Body::Object(bytes) => found = Some(bytes),
                 }
             }
@@ -337,6 +362,7 @@ impl Socket {
             match self.dump_once(message, &parse) {
                 Ok(Some(listed)) => return Ok(listed),
                 Ok(None) => {}
+                Err((Errno::EINVAL, _)) if !self.has_nf_tables()? => return Ok(Vec::new()),
                 Err((errno, text)) => {
                     return Ok(Err(reported(&what(), errno, &text)).unless_gone()?.unwrap_or_default());
                 }

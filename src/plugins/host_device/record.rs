@@ -11,6 +11,7 @@ use nix::libc;
 use serde::{Deserialize, Serialize};
 
 use crate::attach::{Attachment, state};
+use crate::cni::json::Value;
 use crate::cni::{Error, Result};
 use crate::kernel::rtnl::{
     AddAddress, Address, Change, Dev, Handle, Link, Mac, NextHop, Route, RouteSpec, SetLink,
@@ -143,7 +144,8 @@ impl Record {
     /// # Errors
     /// It cannot be read.
     pub fn read(path: &Path) -> Result<Option<Record>> {
-        let record = state::read(path)?.and_then(|content| serde_json::from_slice::<Record>(&content).ok());
+        let record = state::read(path)?
+            .and_then(|content| Value::parse(&content).and_then(|v| v.read::<Record>()).ok());
         Ok(record.filter(|record| !record.device.is_empty()))
     }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conf::Conf;
 use crate::attach::{Attachment, state};
+use crate::cni::json::Value;
 use crate::cni::{Error, Result};
 use crate::kernel::rtnl::{Change, Dev, Link, Mac, SetLink};
 
@@ -67,7 +68,7 @@ impl Backup {
     /// # Errors
     /// It cannot be read.
     pub fn read(path: &Path) -> Result<Option<Backup>> {
-        Ok(state::read(path)?.and_then(|content| serde_json::from_slice(&content).ok()))
+        Ok(state::read(path)?.and_then(|content| Value::parse(&content).and_then(|v| v.read()).ok()))
     }
 
     /// Adds these values to the file. Returns what it said before.

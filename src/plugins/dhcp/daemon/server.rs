@@ -17,7 +17,7 @@ use super::Tools;
 use super::attachment::Attachment;
 use super::listener::Listener;
 use super::shown::Shown;
-use super::token::{CONNECTION, LISTENER, SIGNALS, split};
+use super::token::{CONNECTION, LINKS, LISTENER, SIGNALS, split};
 use crate::cni::{Code, Error, Result};
 
 /// How often it is looked whether namespaces still exist.
@@ -276,6 +276,8 @@ impl<'a> Server<'a> {
         if let Some(id) = self.by_key.get(&wanted.key).copied()
             && let Some(known) = self.attachments.get_mut(&id)
         {
+            // Its interface may have gone a moment ago.
+            known.readable(LINKS, self.tools);
             if known.is_same_place(&wanted, self.tools) {
                 known.waiting.push(caller);
                 self.follow_up(id);

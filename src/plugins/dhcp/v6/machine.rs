@@ -311,7 +311,9 @@ impl Machine {
     pub fn link_returned(&mut self, now: Millis) -> Vec<Output> {
         match self.state {
             State::Bound | State::Renewing | State::Rebinding => {
-                self.begin(State::Confirming, now);
+                // A server does not confirm prefixes (section 18.2.12).
+                let prefixes = self.lease.as_ref().is_some_and(|lease| !lease.prefixes.is_empty());
+                self.begin(if prefixes { State::Rebinding } else { State::Confirming }, now);
                 self.send(now)
             }
             State::Waiting | State::Soliciting { .. } => self.start(now),

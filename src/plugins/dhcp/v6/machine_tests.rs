@@ -183,6 +183,17 @@ fn when_the_link_returns_the_addresses_are_confirmed() {
 }
 
 #[test]
+fn when_the_link_returns_a_lease_with_a_prefix_is_rebound() {
+    let mut walk = Walk::bound();
+    walk.next();
+    walk.reply(Kind::Reply, |r| r.lease.prefixes.push("fd00:7::/56".parse().unwrap()));
+    let outputs = walk.machine.link_returned(walk.now);
+    walk.take(outputs);
+    assert_eq!((walk.machine.state(), walk.last().kind), ("REBINDING", Kind::Rebind));
+    assert!(walk.machine.lease().is_some());
+}
+
+#[test]
 fn an_address_in_use_is_declined_until_the_server_knows() {
     let mut walk = Walk::started();
     walk.reply(Kind::Reply, |r| r.rapid = true);
