@@ -11,8 +11,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::cni::Result;
 use crate::cni::json::Value;
-use crate::cni::{Command, Result};
 
 thread_local! {
     static MEASURED: RefCell<Option<Measured>> = const { RefCell::new(None) };
@@ -68,7 +68,7 @@ impl Log {
     /// Runs an operation; when a log is wanted, measures and writes its line.
     pub fn operation<T>(
         &self,
-        verb: Command,
+        verb: &str,
         about: &Operation<'_>,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
@@ -83,7 +83,7 @@ impl Log {
         let phases = MEASURED.with_borrow_mut(Option::take).unwrap_or_default().phases;
         let text = |value: &str| Value::String(value.to_owned());
         let number = |value: u128| Value::Number(value.to_string());
-        let mut members = vec![("time", text(&utc(began))), ("op", text(verb.as_str()))];
+        let mut members = vec![("time", text(&utc(began))), ("op", text(verb))];
         for (key, value) in [
             ("plugin", about.plugin),
             ("network", about.network),
@@ -207,8 +207,8 @@ mod tests {
             });
             Ok(())
         };
-        log.operation(Command::Add, &about, work).unwrap();
-        let _ = log.operation(Command::Del, &about, || Err::<(), _>(Error::config("no")));
+        log.operation("ADD", &about, work).unwrap();
+        let _ = log.operation("DEL", &about, || Err::<(), _>(Error::config("no")));
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| Value::parse(line.as_bytes()).unwrap()).collect();
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn nothing_is_measured_without_a_log() {
         Log::Off
-            .operation(Command::Add, &Operation::default(), || {
+            .operation("ADD", &Operation::default(), || {
                 phase("x", || assert!(MEASURED.with_borrow(Option::is_none)));
                 Ok(())
             })

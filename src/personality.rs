@@ -146,7 +146,7 @@ fn answer(
         netns: &req.netns,
         trace: trace.as_deref(),
     };
-    log(process, req).operation(req.command, &about, || {
+    log(process, req).operation(req.command.as_str(), &about, || {
         plugins::refuse_own_netns(req)?;
         let result = phase(plugin.name(), || plugins::call(plugin, req, kernel))?;
         result.map_or(Ok(String::new()), |r| r.to_json(req.config.version))

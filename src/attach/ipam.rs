@@ -11,6 +11,19 @@ pub fn needs_link(plugin: &str) -> bool {
     plugins::find(plugin).is_some_and(|plugin| plugin.needs_link())
 }
 
+/// For main plugins whose interface leads to no server: refuses an IPAM plugin that [`needs_link`]. `why` completes the
+/// sentence "it asks a server over the interface, but …".
+///
+/// # Errors
+/// The key and value.
+pub fn must_not_need_link(plugin: &str, why: &str) -> Result<()> {
+    if needs_link(plugin) {
+        let msg = format!("ipam.type: {plugin:?} asks a server over the interface, but {why}");
+        return Err(Error::config(msg));
+    }
+    Ok(())
+}
+
 /// Asks `plugin` for addresses. When it fails, or answers without any, its DEL is run before the error is returned
 /// (CNI spec, section 4), so that nothing stays reserved.
 ///

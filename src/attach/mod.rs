@@ -6,6 +6,7 @@ pub mod address;
 pub mod container;
 pub mod forwarding;
 pub mod ipam;
+pub mod live;
 pub mod mac;
 pub mod masquerade;
 pub mod mtu;

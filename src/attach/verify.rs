@@ -140,7 +140,8 @@ pub fn specific_routes(rtnl: &mut Handle, link: &Link, expected: &[RouteSpec]) -
     Ok(())
 }
 
-fn is_to(route: &Route, wanted: &RouteSpec) -> bool {
+/// Whether a route of the kernel's leads to where the other one does, whichever way.
+pub fn is_to(route: &Route, wanted: &RouteSpec) -> bool {
     route.dst == wanted.dst.trunc()
         && route.table == wanted.table.unwrap_or(TABLE_MAIN)
         && (wanted.priority == 0 || route.priority == wanted.priority)

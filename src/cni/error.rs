@@ -42,6 +42,8 @@ impl Code {
     pub const NO_ADDRESS: Code = Code(101);
     /// ADD: another attachment has the host port.
     pub const PORT_IN_USE: Code = Code(102);
+    /// Update of a running attachment: what differs can only be applied by DEL and ADD.
+    pub const NEEDS_NEW_ATTACHMENT: Code = Code(103);
     /// Anything that has no better code (what the Go plugins answer to everything).
     pub const INTERNAL: Code = Code(999);
 }

@@ -1,7 +1,8 @@
 //! dummy: a link that leads nowhere, to hold addresses (reference: main-plugins.md section 17).
 
 use super::keys::Key;
-use super::{Kind, Plugin};
+use super::{Kind, Plugin, Update};
+use crate::attach::ipam;
 use crate::attach::sublink::conf::Conf;
 use crate::attach::sublink::{self, Addresses, Spec};
 use crate::cni::{CniResult, Request, Result};
@@ -9,11 +10,12 @@ use crate::kernel::Kernel;
 use crate::kernel::rtnl::SubKind;
 
 /// # Errors
-/// There is no IPAM plugin.
+/// There is no IPAM plugin, or it needs a network.
 fn spec(req: &Request) -> Result<Spec> {
     let conf = Conf::addresses_only(req)?;
-    let addresses = Addresses::Ipam(conf.need_ipam("dummy")?);
-    Ok(Spec { kind: SubKind::Dummy, conf, mac: None, addresses })
+    let plugin = conf.need_ipam("dummy")?;
+    ipam::must_not_need_link(&plugin, "a dummy leads nowhere")?;
+    Ok(Spec { kind: SubKind::Dummy, conf, mac: None, addresses: Addresses::Ipam(plugin) })
 }
 
 /// The plugin.
@@ -38,6 +40,14 @@ impl Plugin for Dummy {
 
     fn capabilities(&self) -> &'static [Key] {
         &[]
+    }
+
+    fn live_keys(&self) -> &'static [&'static str] {
+        &["dns", "ipam"]
+    }
+
+    fn update(&self, update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
+        sublink::update(update, &spec(update.from)?, &spec(update.to)?, kernel)
     }
 
     fn validate(&self, req: &Request) -> Result<()> {

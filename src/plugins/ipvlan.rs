@@ -4,7 +4,8 @@
 use serde::Deserialize;
 
 use super::keys::{self, Key, Shape, key};
-use super::{Kind, Plugin};
+use super::{Kind, Plugin, Update};
+use crate::attach::ipam;
 use crate::attach::sublink::conf::{Conf, HOST_SHIM, LINK_CONT_NS, LINK_IN_CONTAINER, MASTER};
 use crate::attach::sublink::{self, Addresses, Spec, master};
 use crate::cni::{CniResult, Command, Error, Request, Result};
@@ -58,6 +59,9 @@ fn spec(req: &Request) -> Result<Spec> {
             Addresses::Ipam(conf.need_ipam("ipvlan, unless an earlier plugin of the list gives addresses,")?)
         }
     };
+    if let (Addresses::Ipam(plugin), true) = (&addresses, mode != IpvlanMode::L2) {
+        ipam::must_not_need_link(plugin, "an ipvlan of this mode passes no broadcasts (mode: \"l2\" does)")?;
+    }
     Ok(Spec { kind: SubKind::Ipvlan { mode }, conf, mac: None, addresses })
 }
 
@@ -83,6 +87,14 @@ impl Plugin for Ipvlan {
 
     fn capabilities(&self) -> &'static [Key] {
         &[]
+    }
+
+    fn live_keys(&self) -> &'static [&'static str] {
+        &["dns", "ipam"]
+    }
+
+    fn update(&self, update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
+        sublink::update(update, &spec(update.from)?, &spec(update.to)?, kernel)
     }
 
     fn validate(&self, req: &Request) -> Result<()> {

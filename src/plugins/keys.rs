@@ -86,6 +86,13 @@ pub const IP_MASQ_BACKEND: Key = key(
     "how masquerading is written; default: nftables maps",
 );
 
+/// `ipMasqExempt` of interface plugins.
+pub const IP_MASQ_EXEMPT: Key = key(
+    "ipMasqExempt",
+    Shape::List(&Shape::Cidr),
+    "networks that see the container's own address, besides the container's; default: none",
+);
+
 /// Keys of a route, in `ipam.routes`.
 pub const ROUTE: &[Key] = &[
     key("dst", Shape::Cidr, "destination network").required(),

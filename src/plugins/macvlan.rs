@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::keys::{self, Key, Shape, key};
-use super::{Kind, Plugin};
+use super::{Kind, Plugin, Update};
 use crate::attach::mac;
 use crate::attach::sublink::conf::{Conf, HOST_SHIM, LINK_CONT_NS, LINK_IN_CONTAINER, MASTER};
 use crate::attach::sublink::{self, Addresses, Spec};
@@ -88,6 +88,14 @@ impl Plugin for Macvlan {
 
     fn capabilities(&self) -> &'static [Key] {
         &[keys::MAC]
+    }
+
+    fn live_keys(&self) -> &'static [&'static str] {
+        &["mtu", "dns", "ipam"]
+    }
+
+    fn update(&self, update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
+        sublink::update(update, &spec(update.from)?, &spec(update.to)?, kernel)
     }
 
     fn validate(&self, req: &Request) -> Result<()> {

@@ -54,6 +54,18 @@ impl Kind {
     }
 }
 
+/// Another configuration for an attachment that exists: what [`Plugin::update`] is about.
+#[derive(Clone, Copy)]
+pub struct Update<'a> {
+    /// An ADD with the configuration as it was applied.
+    pub from: &'a Request,
+    /// An ADD with the configuration as it shall be. Its `prevResult` is the attachment's result, as far as it is new.
+    pub to: &'a Request,
+    /// Whether the two differ in what the plugin reads; otherwise its result, or something that it goes by, may have
+    /// changed.
+    pub is_changed: bool,
+}
+
 /// One CNI plugin. Verbs are functions from a checked [`Request`] to a result or an error: they read no environment,
 /// print nothing, exit nowhere and leave the thread in the namespace it was in, so that they can serve as a process of
 /// their own and as a delegate inside another one alike.
@@ -94,6 +106,44 @@ pub trait Plugin: Sync {
     /// What it does when it is not called as a plugin.
     fn command(&self) -> Option<OwnCommand> {
         None
+    }
+
+    /// The keys that [`Plugin::update`] can change while a container is attached, with all that is in them; `ipam` for
+    /// those that the IPAM plugin has in its own list. Any other key needs a new attachment.
+    fn live_keys(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Whether it can be put into the list of an attachment that exists (by ADD), or leave it ([`Plugin::leave`]).
+    fn joins(&self) -> bool {
+        false
+    }
+
+    /// What an IPAM plugin's result has by the configuration alone, whatever the address: routes and name servers.
+    /// `None` when it does not say.
+    ///
+    /// # Errors
+    /// The configuration is not valid.
+    fn given(&self, _req: &Request) -> Result<Option<CniResult>> {
+        Ok(None)
+    }
+
+    /// Makes an attachment that exists what the other configuration says, and nothing else: addresses stay. What is as it
+    /// shall be is not touched. Half done, it can be done back: with the two configurations exchanged.
+    ///
+    /// # Errors
+    /// [`Code::NEEDS_NEW_ATTACHMENT`] for what only DEL and ADD can change; as for ADD.
+    fn update(&self, update: Update<'_>, _kernel: &mut Kernel) -> Result<CniResult> {
+        Ok(update.to.config.prev_result()?.unwrap_or_default())
+    }
+
+    /// Takes the plugin out of the list of an attachment that exists; the attachment's result without it.
+    ///
+    /// # Errors
+    /// As for DEL.
+    fn leave(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
+        self.del(req, kernel)?;
+        Ok(req.config.prev_result()?.unwrap_or_default())
     }
 
     /// Reads the configuration as ADD would, and touches nothing else: for `cni-all validate`.
@@ -228,6 +278,39 @@ mod tests {
         for plugin in PLUGINS {
             let row = format!("| {} | {} | {} |", plugin.name(), plugin.kind().as_str(), plugin.about());
             assert!(readme.contains(&row), "README.md lacks the row {row:?}");
+        }
+    }
+
+    #[test]
+    fn readme_and_help_tell_which_keys_can_change() {
+        let readme = include_str!("../../README.md");
+        let help = include_str!("../cli/verbs/update.rs");
+        for plugin in PLUGINS.iter().filter(|plugin| !plugin.live_keys().is_empty()) {
+            let keys: Vec<String> = plugin.live_keys().iter().map(|key| format!("`{key}`")).collect();
+            let joins = if plugin.joins() { "joins and leaves; " } else { "" };
+            let row = format!("| {} | {joins}{} |", plugin.name(), keys.join(", "));
+            assert!(readme.contains(&row), "README.md lacks the row {row:?}");
+            if plugin.kind() != Kind::Ipam {
+                assert!(
+                    help.contains(plugin.name()),
+                    "cni-all update --help does not name {}",
+                    plugin.name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn keys_that_can_change_are_keys() {
+        for plugin in PLUGINS {
+            for key in plugin.live_keys() {
+                let known = |keys: &[Key], name: &str| keys.iter().any(|known| known.name == name);
+                let is_key = match key.split_once('.') {
+                    Some((_, argument)) => known(plugin.capabilities(), argument),
+                    None => known(plugin.keys(), key) || ["dns", "ipam"].contains(key),
+                };
+                assert!(is_key, "{}: {key}", plugin.name());
+            }
         }
     }
 }

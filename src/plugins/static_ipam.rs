@@ -148,6 +148,15 @@ impl Plugin for Static {
         &[keys::IPS]
     }
 
+    fn live_keys(&self) -> &'static [&'static str] {
+        &["routes", "dns"]
+    }
+
+    fn given(&self, req: &Request) -> Result<Option<CniResult>> {
+        let Conf { routes, dns, .. } = Conf::read(req)?;
+        Ok(Some(CniResult { routes, dns, ..CniResult::default() }))
+    }
+
     fn validate(&self, req: &Request) -> Result<()> {
         Conf::read(req).map(drop)
     }

@@ -70,6 +70,9 @@ impl Conf {
             "" => None,
             text => Some(mac::of_interface("mac", text)?),
         };
+        if let Some(plugin) = &common.ipam {
+            ipam::must_not_need_link(plugin, "nothing gets through a tap before a process has opened it")?;
+        }
         Ok(Conf {
             multi_queue: wire.multi_queue,
             mtu: wire.mtu,

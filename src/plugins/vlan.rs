@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::keys::{self, Key, Shape, key};
-use super::{Kind, Plugin};
+use super::{Kind, Plugin, Update};
 use crate::attach::sublink::conf::{Conf, LINK_CONT_NS, LINK_IN_CONTAINER, MASTER};
 use crate::attach::sublink::{self, Addresses, Spec};
 use crate::cni::{CniResult, Error, Request, Result};
@@ -65,6 +65,14 @@ impl Plugin for Vlan {
 
     fn capabilities(&self) -> &'static [Key] {
         &[]
+    }
+
+    fn live_keys(&self) -> &'static [&'static str] {
+        &["mtu", "dns", "ipam"]
+    }
+
+    fn update(&self, update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
+        sublink::update(update, &spec(update.from)?, &spec(update.to)?, kernel)
     }
 
     fn validate(&self, req: &Request) -> Result<()> {

@@ -57,6 +57,13 @@ impl CachedAttachment {
         CniResult::from_json(value, version).map(Some)
     }
 
+    /// Path of the container's namespace, also where it is only told by the result, as by older releases of libcni.
+    pub fn namespace(&self) -> Option<String> {
+        let result = || self.result().ok().flatten().unwrap_or_default();
+        let told = || result().interfaces.into_iter().map(|interface| interface.sandbox);
+        Some(self.netns.clone()).into_iter().chain(told()).find(|path| !path.is_empty())
+    }
+
     /// Reads a file: today's format, or the bare result that libcni wrote before 0.8.
     fn parse(bytes: &[u8]) -> Result<CachedAttachment> {
         let document = Value::parse(bytes)?;

@@ -47,6 +47,25 @@
 //! # Ok::<(), cni_all::cni::Error>(())
 //! ```
 //!
+//! What an edited configuration says for containers that are attached already, [`Runtime::update`] makes true, as far as
+//! that goes without a new address:
+//!
+//! ```no_run
+//! # use std::path::Path;
+//! # use cni_all::runtime::{Attachment, NetworkList, Runtime};
+//! # fn main() -> Result<(), cni_all::cni::Error> {
+//! let network = NetworkList::load(Path::new("/etc/cni/net.d/10-mynet.conflist"))?;
+//! let runtime = Runtime::new(["/opt/cni/bin"]);
+//! for kept in runtime.cached_attachments(None)?.iter().filter(|kept| kept.network == network.name) {
+//!     let container = Attachment::new(&kept.container_id, "", &kept.ifname);
+//!     let updated = runtime.update(&network, &container)?;
+//!     for command in &updated.commands {
+//!         println!("{command}"); // ip link set dev veth1b2c3d4e mtu 1400
+//!     }
+//! }
+//! # Ok(()) }
+//! ```
+//!
 //! What ADD returned is kept below `/var/lib/cni/results`, where libcni keeps it and in its format: either can detach
 //! what the other attached.
 
@@ -54,8 +73,12 @@ mod base64;
 mod cache;
 mod chain;
 pub(crate) mod conflist;
+mod difference;
 mod run;
+mod update;
 
 pub use cache::CachedAttachment;
 pub use conflist::{Directory, NetworkList};
+pub use difference::KeyChange;
 pub use run::{Attachment, CACHE_DIR, Runtime};
+pub use update::Updated;

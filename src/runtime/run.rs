@@ -50,7 +50,7 @@ impl Attachment {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         check_container_id(&self.container_id)?;
         check_ifname(&self.ifname)
     }
@@ -107,9 +107,9 @@ impl Runtime {
     }
 
     /// Runs an operation with its line in the log.
-    fn logged<T>(
+    pub(super) fn logged<T>(
         &self,
-        verb: Command,
+        verb: &str,
         network: &NetworkList,
         attachment: &Attachment,
         work: impl FnOnce() -> Result<T>,
@@ -136,7 +136,7 @@ impl Runtime {
     /// The first failure, naming network and plugin; `details` say what could not be taken back. Before anything is
     /// done: ids and names that are not valid, and a plugin that is not there.
     pub fn add(&self, network: &NetworkList, attachment: &Attachment) -> Result<CniResult> {
-        self.logged(Command::Add, network, attachment, || self.attach(network, attachment))
+        self.logged(Command::Add.as_str(), network, attachment, || self.attach(network, attachment))
     }
 
     fn attach(&self, network: &NetworkList, attachment: &Attachment) -> Result<CniResult> {
@@ -177,7 +177,7 @@ impl Runtime {
     /// # Errors
     /// All failures together; every plugin was called.
     pub fn del(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
-        self.logged(Command::Del, network, attachment, || self.detach(network, attachment))
+        self.logged(Command::Del.as_str(), network, attachment, || self.detach(network, attachment))
     }
 
     fn detach(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
@@ -206,7 +206,7 @@ impl Runtime {
     /// The first failure. [`Code::INCOMPATIBLE_VERSION`] for a network whose version (before 0.4.0) knows no CHECK; a
     /// result that was kept and cannot be read.
     pub fn check(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
-        self.logged(Command::Check, network, attachment, || self.compare(network, attachment))
+        self.logged(Command::Check.as_str(), network, attachment, || self.compare(network, attachment))
     }
 
     fn compare(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
@@ -245,7 +245,7 @@ impl Runtime {
     /// All failures together; everything else was removed.
     pub fn gc(&self, network: &NetworkList, valid: Option<&[ValidAttachment]>) -> Result<()> {
         let nobody = Attachment::default();
-        self.logged(Command::Gc, network, &nobody, || self.collect(network, valid))
+        self.logged(Command::Gc.as_str(), network, &nobody, || self.collect(network, valid))
     }
 
     fn collect(&self, network: &NetworkList, valid: Option<&[ValidAttachment]>) -> Result<()> {
@@ -285,7 +285,7 @@ impl Runtime {
     /// The first plugin's reason why not.
     pub fn status(&self, network: &NetworkList) -> Result<()> {
         let nobody = Attachment::default();
-        self.logged(Command::Status, network, &nobody, || self.ask(network))
+        self.logged(Command::Status.as_str(), network, &nobody, || self.ask(network))
     }
 
     fn ask(&self, network: &NetworkList) -> Result<()> {
@@ -352,7 +352,7 @@ impl Runtime {
         Ok(all)
     }
 
-    fn cached(
+    pub(super) fn cached(
         &self,
         (network, container_id, ifname): (&str, &str, &str),
     ) -> Result<Option<CachedAttachment>> {
@@ -362,15 +362,15 @@ impl Runtime {
         }
     }
 
-    fn cache(&self) -> Cache {
+    pub(super) fn cache(&self) -> Cache {
         Cache::below(&self.cache_dir)
     }
 
-    fn lock(&self, exclusive: bool, make: bool) -> Result<Lock> {
+    pub(super) fn lock(&self, exclusive: bool, make: bool) -> Result<Lock> {
         lock::patiently(self.timeout, || self.cache().lock(exclusive, make))
     }
 
-    fn kernel(&self) -> Kernel {
+    pub(super) fn kernel(&self) -> Kernel {
         let given = |name: &str| self.environment.iter().find(|(key, _)| key == name);
         let bus = given("DBUS_SYSTEM_BUS_ADDRESS").map(|(_, value)| value.clone());
         Kernel::new(!self.detach_removal).with_system_bus(bus)
@@ -396,7 +396,7 @@ impl Runtime {
     }
 
     /// As [`Runtime::path`] for a plugin of a list; the directory of this executable where nothing else is to be found.
-    fn path_for(&self, plugin: &Value) -> String {
+    pub(super) fn path_for(&self, plugin: &Value) -> String {
         let is_built_in = |name: String| plugins::find(&name).is_some();
         let ipam = plugin.get("ipam").and_then(|ipam| plugin_type(&ipam).ok());
         let all_built_in = plugin_type(plugin).is_ok_and(is_built_in) && ipam.is_none_or(is_built_in);
@@ -452,7 +452,12 @@ impl Runtime {
     }
 
     /// Remembers what ADD returned. A network without a name has nothing that could be asked for later.
-    fn keep(&self, network: &NetworkList, attachment: &Attachment, result: &CniResult) -> Result<()> {
+    pub(super) fn keep(
+        &self,
+        network: &NetworkList,
+        attachment: &Attachment,
+        result: &CniResult,
+    ) -> Result<()> {
         if network.name.is_empty() {
             return Ok(());
         }
@@ -496,7 +501,7 @@ impl Runtime {
             .context(format_args!("network {name}: plugin {plugin_type} ({command})"))
     }
 
-    fn request(
+    pub(super) fn request(
         &self,
         network: &NetworkList,
         attachment: &Attachment,
@@ -528,6 +533,6 @@ impl Runtime {
 }
 
 /// The version that a network's results have. One that nobody speaks is refused by the plugins.
-fn version(network: &NetworkList) -> Version {
+pub(super) fn version(network: &NetworkList) -> Version {
     Version::from_text(&network.version).unwrap_or(Version::LATEST)
 }

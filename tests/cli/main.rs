@@ -13,6 +13,7 @@ mod schema;
 mod show;
 mod symlinks;
 mod tools;
+mod update;
 mod validate;
 mod verbs;
 mod words;

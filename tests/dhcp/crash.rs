@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::scripted::{ACK, OFFER, Scripted};
 use crate::site::{Site, records};
@@ -50,4 +50,32 @@ fn a_daemon_killed_at_any_moment_of_add_leaves_no_reservation_and_no_file() {
             heard.contains(&"RELEASE") == asked
         });
     }
+}
+
+/// The record is what a daemon has written that was killed after a server gave another address, and before the interface had
+/// it.
+#[test]
+fn a_daemon_killed_between_a_new_lease_and_the_interface_is_continued_there() {
+    require_netns!();
+    let site = Site::new();
+    let _server = Scripted::start(&site, |m| match m.name() {
+        "DISCOVER" => vec![m.grant(OFFER, ADDRESS, [100, 200, 300])],
+        "REQUEST" => vec![m.grant(ACK, ADDRESS, [100, 200, 300])],
+        _ => vec![],
+    });
+    site.start_daemon("");
+    let container = site.node.container();
+    let attachment = site.attach(&container, json!({}));
+    site.stop_daemon();
+    let path = records(&site).remove(0);
+    let mut record: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!(record["v4"]["address"], "10.7.0.50");
+    record["v4"]["address"] = json!("10.7.0.60");
+    std::fs::write(&path, record.to_string()).unwrap();
+    site.start_daemon("");
+    assert_eq!(container.addresses("eth0"), ["10.7.0.60/24"]);
+    assert_eq!(container.find_route(4, "default").unwrap()["gateway"], "10.7.0.1");
+    assert!(container.pings("10.7.0.1"));
+    attachment.del();
+    assert!(records(&site).is_empty());
 }

@@ -48,6 +48,25 @@ fn without_a_daemon_one_is_started_unless_it_is_required() {
 }
 
 #[test]
+fn a_daemon_that_a_plugin_started_is_started_again_by_the_next_add_when_it_was_killed() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    let site = Site::new();
+    site.dnsmasq("");
+    let containers = [site.node.container(), site.node.container()];
+    let first = site.attach(&containers[0], json!({}));
+    kill(pid_of_daemon(&site), Signal::SIGKILL).unwrap();
+    site.eventually("nobody listens", |s| UnixStream::connect(s.socket()).is_err());
+    assert!(site.socket().exists());
+    site.add(&containers[1], json!({"daemon": "required"})).err().names(&["nobody listens on it"]);
+    let second = site.attach(&containers[1], json!({}));
+    first.check();
+    second.check();
+    assert_eq!(site.leases().len(), 2);
+    kill(pid_of_daemon(&site), Signal::SIGTERM).unwrap();
+}
+
+#[test]
 fn callers_at_once_start_one_daemon() {
     require_netns!();
     require_tool!("dnsmasq");
@@ -131,6 +150,26 @@ fn a_signal_ends_the_daemon_and_leases_stay() {
     assert!(!site.server_log().contains("DHCPRELEASE"));
     site.start_daemon("");
     attachment.check();
+}
+
+#[test]
+fn the_pid_file_and_socket_of_a_killed_daemon_are_replaced() {
+    require_netns!();
+    let site = Site::new();
+    let pidfile = site.path("daemon.pid");
+    let flags = format!("-pidfile {}", pidfile.display());
+    std::fs::write(&pidfile, "4194304000\n").unwrap();
+    for _ in 0..2 {
+        site.start_daemon(&flags);
+        assert_eq!(std::fs::read_to_string(&pidfile).unwrap(), site.daemon_pid().to_string());
+        assert!(site.leases().is_empty());
+        site.stop_daemon();
+        assert!(pidfile.exists() && site.socket().exists(), "SIGKILL leaves both");
+    }
+    // A second daemon does not take the file of the first.
+    site.start_daemon(&flags);
+    assert_eq!(site.daemon_command(&flags).output().unwrap().status.code(), Some(1));
+    assert_eq!(std::fs::read_to_string(&pidfile).unwrap(), site.daemon_pid().to_string());
 }
 
 #[test]

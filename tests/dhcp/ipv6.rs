@@ -1,9 +1,11 @@
 //! DHCPv6 and router advertisements.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::site::{Site, records};
-use crate::support::{Container, require_netns, require_tool};
+use crate::support::{Container, patience, require_netns, require_tool};
 
 /// The routers' side: `cni0` advertises fd07::/64, with these flags for dnsmasq's range.
 fn dnsmasq6(site: &Site, range: &str, more: &str) {
@@ -132,26 +134,25 @@ fn without_a_router_or_server_the_error_says_what_is_missing() {
     failure.names(&["no IPv4 lease", "no DHCPv6 server answers"]);
 }
 
+/// radvd with a prefix that is valid so many seconds, by a router that is one for so many.
+fn radvd(site: &Site, valid: u32, lifetime: u32) {
+    let conf = format!(
+        "interface cni0 {{ AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; AdvDefaultLifetime {lifetime};\n\
+         AdvLinkMTU 1400;\n prefix fd07::/64 {{ AdvOnLink on; AdvAutonomous on; AdvValidLifetime {valid};\n\
+         AdvPreferredLifetime {valid}; }};\n RDNSS fd07::53 {{ }}; DNSSL ra.example.org {{ }};\n\
+         route fd99::/48 {{ }}; }};\n"
+    );
+    let (conf, pid) = (site.node.workdir().file("radvd.conf", conf), site.path("radvd.pid"));
+    site.node.set_sysctl("net/ipv6/conf/all/forwarding", "1");
+    site.serve(&format!("radvd -n -m stderr -d 1 -C {} -p {} -u root", conf.display(), pid.display()));
+}
+
 #[test]
 fn radvd_advertises_and_a_withdrawn_prefix_leaves_the_interface() {
     require_netns!();
     require_tool!("radvd");
     let site = Site::new();
-    let conf = |valid: u32, lifetime: u32| {
-        format!(
-            "interface cni0 {{ AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; AdvDefaultLifetime {lifetime};\n\
-             AdvLinkMTU 1400;\n prefix fd07::/64 {{ AdvOnLink on; AdvAutonomous on; AdvValidLifetime {valid};\n\
-             AdvPreferredLifetime {valid}; }};\n RDNSS fd07::53 {{ }}; DNSSL ra.example.org {{ }};\n\
-             route fd99::/48 {{ }}; }};\n"
-        )
-    };
-    let path = site.node.workdir().file("radvd.conf", conf(6, 9));
-    site.node.set_sysctl("net/ipv6/conf/all/forwarding", "1");
-    let radvd = |site: &Site| {
-        let pid = site.path("radvd.pid");
-        site.serve(&format!("radvd -n -m stderr -d 1 -C {} -p {} -u root", path.display(), pid.display()));
-    };
-    radvd(&site);
+    radvd(&site, 6, 9);
     site.start_daemon("");
     let container = site.node.container();
     let attachment = site.attach(&container, json!({"ipv4": false, "ipv6": "slaac"}));
@@ -163,4 +164,108 @@ fn radvd_advertises_and_a_withdrawn_prefix_leaves_the_interface() {
     site.within(15, "address and routes are gone", |_| {
         global(&container).is_empty() && container.find_route(6, "default").is_none()
     });
+}
+
+#[test]
+fn a_killed_daemons_addresses_from_routers_go_on_in_the_next_one() {
+    require_netns!();
+    require_tool!("radvd");
+    let site = Site::new();
+    radvd(&site, 12, 12);
+    site.start_daemon("");
+    let container = site.node.container();
+    let attachment = site.attach(&container, json!({"ipv4": false, "ipv6": "slaac"}));
+    let addresses = v6(&attachment.result);
+    let started = Instant::now();
+    for _ in 0..3 {
+        site.stop_daemon();
+        site.start_daemon("");
+        attachment.check();
+        assert_eq!(site.attach_again(&attachment)["ips"][0]["address"], addresses[0]);
+        assert_eq!(global(&container), addresses);
+    }
+    // Longer than what the first daemon was told at first: the router was heard again.
+    std::thread::sleep(Duration::from_secs(14).saturating_sub(started.elapsed()));
+    assert_eq!(global(&container), addresses);
+    assert!(!site.daemon_log().contains("ip addr"), "no gap: {}", site.daemon_log());
+    attachment.check();
+    // Without a router: what the dead daemon was told is known to the next one, and so is its end.
+    site.stop_daemon();
+    site.stop_servers();
+    site.start_daemon("");
+    attachment.check();
+    assert_eq!(global(&container), addresses);
+    site.within(20, "the address has ended", |_| {
+        global(&container).is_empty() && container.find_route(6, "default").is_none()
+    });
+}
+
+#[test]
+fn what_ends_while_no_daemon_runs_leaves_the_interface_when_the_next_one_starts() {
+    require_netns!();
+    require_tool!("radvd");
+    let site = Site::new();
+    radvd(&site, 6, 6);
+    site.start_daemon("");
+    let container = site.node.container();
+    let _attachment = site.attach(&container, json!({"ipv4": false, "ipv6": "slaac"}));
+    site.stop_daemon();
+    site.stop_servers();
+    std::thread::sleep(Duration::from_secs(7));
+    assert_eq!(global(&container).len(), 1);
+    site.start_daemon("");
+    site.eventually("gone", |_| global(&container).is_empty());
+}
+
+#[test]
+fn name_servers_of_a_dhcpv6_server_go_with_addresses_from_a_router() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    let site = Site::new();
+    // Router advertisements with the flag O, and a server that gives no addresses.
+    dnsmasq6(&site, "fd07::,ra-stateless,64,2m", "");
+    site.start_daemon("");
+    let container = site.node.container();
+    let attachment = site.attach(&container, json!({"ipv4": false, "ipv6": "slaac"}));
+    assert_eq!(v6(&attachment.result).len(), 1, "{:#}", attachment.result);
+    assert!(attachment.result["dns"]["nameservers"].as_array().unwrap().contains(&json!("fd07::53")));
+    assert_eq!(attachment.result["dns"]["search"], json!(["six.example.org"]));
+    let asked = site.server_log().matches("DHCPINFORMATION-REQUEST").count();
+    assert_eq!(asked, 1, "{}", site.server_log());
+    site.stop_daemon();
+    site.start_daemon("");
+    let again = site.attach_again(&attachment);
+    assert_eq!(again["dns"], attachment.result["dns"]);
+    assert_eq!(site.server_log().matches("DHCPINFORMATION-REQUEST").count(), asked, "asked again");
+}
+
+#[test]
+fn a_lost_dhcpv6_release_is_sent_again_behind_del() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    require_tool!("nft");
+    let site = Site::new();
+    dnsmasq6(&site, "fd07::100,fd07::1ff,64,2m", "");
+    site.start_daemon("");
+    let container = site.node.container();
+    site.node
+        .ip(&[&format!("link add h0 up master cni0 type veth peer name eth0 netns {}", container.path())]);
+    let mut config = site.config(json!({"ipv4": false, "ipv6": "dhcpv6"}));
+    config["type"] = json!("dhcp");
+    let call = |command: &str| site.node.request(command, &container, "eth0", &config).run();
+    call("ADD").ok();
+    // RELEASE (8) is lost.
+    site.node.run("nft add table ip6 lossy");
+    site.node.run("nft add chain ip6 lossy in { type filter hook input priority 0; }");
+    site.node.run("nft add rule ip6 lossy in udp dport 547 @th,64,8 8 drop");
+    let del = call("DEL");
+    del.ok();
+    assert!(del.elapsed < patience(Duration::from_millis(700)), "{:?}", del.elapsed);
+    assert!(site.leases().is_empty() && records(&site).is_empty());
+    assert!(!site.server_log().contains("DHCPRELEASE"));
+    site.node.run("nft delete table ip6 lossy");
+    site.eventually("released", |s| s.server_log().contains("DHCPRELEASE"));
+    // The attachment may be made again meanwhile, and is not disturbed.
+    call("ADD").ok();
+    assert_eq!(site.leases()[0]["ipv6"]["state"], "BOUND");
 }

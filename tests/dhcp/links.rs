@@ -24,30 +24,30 @@ fn macvlan_and_ipvlan_interfaces_get_addresses_of_their_own() {
     let site = Site::new();
     site.dnsmasq("");
     site.start_daemon("");
-    let mut tried = 0;
     for kind in ["macvlan mode bridge", "ipvlan mode l2"] {
         // On the end of a veth pair whose other end is in the bridge.
-        let parent = "port1";
-        let mut addresses = Vec::new();
-        for number in 0..2 {
-            let container = site.node.container();
-            let name = format!("sub{number}");
-            let added = site.node.try_run(&format!("ip link add {name} link {parent} type {kind}"));
-            if !added.status.success() {
-                skip_for_kernel(&format!("this kernel has no {kind}"));
-                break;
-            }
-            site.node.ip(&[&format!("link set {name} netns {} name eth0", container.path())]);
-            let result = dhcp(&site, "ADD", &container, json!({})).ok();
-            addresses.push(result["ips"][0]["address"].as_str().unwrap().to_owned());
-            assert!(container.link_has("eth0", "UP"));
-            tried += 1;
+        let added = site.node.try_run(&format!("ip link add try link port1 type {kind}"));
+        if !added.status.success() {
+            skip_for_kernel(&format!("this kernel has no {kind}"));
+            continue;
         }
-        addresses.dedup();
-        assert!(addresses.len() != 1, "{kind}: one address for two: {addresses:?}");
-        let _ = site.node.try_run("ip link del sub0");
+        site.node.ip(&["link del try"]);
+        let containers = [site.node.container(), site.node.container()];
+        let addresses = containers.each_ref().map(|container| {
+            site.node.ip(&[
+                &format!("link add sub link port1 type {kind}"),
+                &format!("link set sub netns {} name eth0", container.path()),
+            ]);
+            let result = dhcp(&site, "ADD", container, json!({})).ok();
+            assert!(container.link_has("eth0", "UP"));
+            result["ips"][0]["address"].as_str().unwrap().to_owned()
+        });
+        assert_ne!(addresses[0], addresses[1], "{kind}");
+        assert_eq!(site.leases().len(), 2);
+        // A link has ports of one kind only.
+        containers.iter().for_each(|container| container.ip(&["link del eth0"]));
+        site.eventually("forgotten", |s| s.leases().is_empty());
     }
-    assert_eq!(site.leases().len(), tried);
 }
 
 /// The plugin of each kind with DHCP: the link comes before the address, and goes after it.
@@ -92,19 +92,168 @@ fn macvlan_ipvlan_and_host_device_get_addresses_and_give_them_back() {
     }
 }
 
+/// The node's side of VLAN 5: 10.7.5.1/24 on `cni0.5`, with a server; nobody serves beside the VLAN. False: the kernel
+/// has no 802.1Q.
+fn serve_vlan(site: &Site) -> bool {
+    let added = site.node.try_run("ip link add cni0.5 link cni0 up type vlan id 5");
+    if !added.status.success() {
+        skip_for_kernel("this kernel has no 8021q");
+        return false;
+    }
+    site.node.ip(&["addr add 10.7.5.1/24 dev cni0.5"]);
+    site.dnsmasq(
+        "--interface=cni0.5 --except-interface=cni0 --dhcp-range=10.7.5.50,10.7.5.99,255.255.255.0,2m",
+    );
+    true
+}
+
 #[test]
-fn vlan_interfaces_speak_on_their_vlan() {
+fn the_vlan_plugin_gets_addresses_on_its_vlan_and_renews_them() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    let site = Site::new();
+    if !serve_vlan(&site) {
+        return;
+    }
+    site.start_daemon("");
+    let container = site.node.container();
+    let mut config = site.config(json!({}));
+    config["type"] = json!("vlan");
+    config["master"] = json!("port1");
+    config["vlanId"] = json!(5);
+    let attachment = site.node.attach(&container, "eth0", &config);
+    let address = attachment.ip(0);
+    assert!(address.starts_with("10.7.5."), "{address}");
+    assert!(container.pings("10.7.5.1"));
+    attachment.check();
+    let asked = site.server_log().matches("DHCPDISCOVER").count();
+    site.stop_daemon();
+    site.start_daemon("");
+    attachment.check();
+    assert_eq!(site.server_log().matches("DHCPDISCOVER").count(), asked, "asked again");
+    attachment.del();
+    let released = format!("DHCPRELEASE(cni0.5) {address}");
+    site.eventually("released", |s| s.server_log().contains(&released));
+}
+
+#[test]
+fn on_another_vlan_nobody_answers() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    let site = Site::new();
+    if !serve_vlan(&site) {
+        return;
+    }
+    site.start_daemon("-resendtimeout 700ms -timeout 100ms");
+    let container = site.node.container();
+    let mut config = site.config(json!({}));
+    config["type"] = json!("vlan");
+    config["master"] = json!("port1");
+    config["vlanId"] = json!(6);
+    site.node.request("ADD", &container, "eth0", &config).run().err().names(&["no DHCP server answers"]);
+    assert!(container.links().is_empty());
+}
+
+/// Two ipvlan containers on one link: their MAC is the same, what tells them apart is the client identifier, and for
+/// renewals by unicast the address.
+#[test]
+fn ipvlan_containers_share_a_mac_and_keep_leases_of_their_own() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    let site = Site::new();
+    if !site.node.try_run("ip link add try link port1 type ipvlan").status.success() {
+        return skip_for_kernel("this kernel has no ipvlan");
+    }
+    site.node.ip(&["link del try"]);
+    site.dnsmasq("--dhcp-option=option:T1,4 --dhcp-option=option:T2,90");
+    site.start_daemon("");
+    for client_id in ["name", "duid"] {
+        let mut config = site.config(json!({"clientID": client_id}));
+        config["type"] = json!("ipvlan");
+        config["master"] = json!("port1");
+        config.as_object_mut().unwrap().remove("bridge");
+        let containers = [site.node.container(), site.node.container()];
+        let attached = containers.each_ref().map(|c| site.node.attach(c, "eth0", &config));
+        let addresses = attached.each_ref().map(|a| a.ip(0));
+        assert_ne!(addresses[0], addresses[1]);
+        assert_eq!(containers[0].link("eth0")["address"], containers[1].link("eth0")["address"]);
+        for address in &addresses {
+            let renewed = format!("DHCPACK(cni0) {address}");
+            site.within(20, "renewed", |s| s.server_log().matches(&renewed).count() >= 2);
+        }
+        for (container, address) in containers.iter().zip(&addresses) {
+            assert_eq!(container.addresses("eth0"), [format!("{address}/24")], "{client_id}");
+        }
+        attached.iter().for_each(|attachment| attachment.check());
+        for (attachment, address) in attached.iter().zip(&addresses) {
+            attachment.del();
+            let released = format!("DHCPRELEASE(cni0) {address}");
+            site.eventually("released", |s| s.server_log().contains(&released));
+        }
+        assert!(!site.server_log().contains("DHCPNAK"), "{}", site.server_log());
+    }
+}
+
+#[test]
+fn ipvlan_containers_make_addresses_of_their_own_from_one_prefix() {
+    require_netns!();
+    require_tool!("dnsmasq");
+    let site = Site::new();
+    if !site.node.try_run("ip link add try link port1 type ipvlan").status.success() {
+        return skip_for_kernel("this kernel has no ipvlan");
+    }
+    site.node.ip(&["link del try"]);
+    site.dnsmasq("--enable-ra --ra-param=cni0,10,60 --dhcp-range=fd07::,ra-only,64,2m");
+    site.start_daemon("");
+    let mut config = site.config(json!({"ipv4": false, "ipv6": "slaac"}));
+    config["type"] = json!("ipvlan");
+    config["master"] = json!("port1");
+    config.as_object_mut().unwrap().remove("bridge");
+    let containers = [site.node.container(), site.node.container()];
+    let attached = containers.each_ref().map(|c| site.node.attach(c, "eth0", &config));
+    assert_ne!(attached[0].ip(0), attached[1].ip(0));
+    assert!(containers.iter().all(|container| container.pings("fd07::1")));
+}
+
+#[test]
+fn ipvlan_cannot_be_known_by_its_mac() {
+    require_netns!();
+    let site = Site::new();
+    if !site.node.try_run("ip link add try link port1 type ipvlan").status.success() {
+        return skip_for_kernel("this kernel has no ipvlan");
+    }
+    site.start_daemon("");
+    let mut config = site.config(json!({"clientID": "mac"}));
+    config["type"] = json!("ipvlan");
+    config["master"] = json!("port1");
+    let container = site.node.container();
+    let failure = site.node.request("ADD", &container, "eth0", &config).run().err();
+    failure.names(&["ipam.clientID: \"mac\"", "ipvlan"]);
+    assert!(container.links().is_empty());
+}
+
+#[test]
+fn plugins_whose_interface_leads_to_no_server_refuse_dhcp_by_its_key() {
     require_netns!();
     let site = Site::new();
     let container = site.node.container();
-    let added = site.node.try_run("ip link add link port1 name eth0.5 type vlan id 5");
-    if !added.status.success() {
-        return skip_for_kernel("this kernel has no 8021q");
+    for (kind, why) in [
+        ("ptp", "host alone"),
+        ("tap", "before a process"),
+        ("dummy", "leads nowhere"),
+        ("ipvlan", "broadcasts"),
+    ] {
+        let mut config = site.config(json!({}));
+        config["type"] = json!(kind);
+        config["mode"] = json!("l3");
+        config["master"] = json!("port1");
+        let call = |command: &str| site.node.request(command, &container, "eth0", &config).run();
+        let failure = call("ADD").err();
+        failure.names(&["ipam.type: \"dhcp\"", why]);
+        assert_eq!(failure.code, 7, "{kind}");
+        assert!(container.links().is_empty() && !site.socket().exists(), "{kind}");
+        assert_eq!(call("DEL").ok(), serde_json::Value::Null);
     }
-    site.start_daemon("-resendtimeout 700ms -timeout 100ms");
-    site.node.ip(&[&format!("link set eth0.5 netns {} name eth0", container.path())]);
-    // Nobody serves on the VLAN.
-    dhcp(&site, "ADD", &container, json!({})).err().names(&["no DHCP server answers"]);
 }
 
 #[test]

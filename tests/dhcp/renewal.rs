@@ -86,10 +86,13 @@ fn another_address_on_rebinding_replaces_the_first_on_the_interface() {
         _ => usual(m, FIRST, [1, 2, 30]),
     });
     site.start_daemon("");
+    // Learns from announcements.
+    site.node.set_sysctl("net/ipv4/conf/cni0/arp_accept", "1");
     let container = site.node.container();
     let _attachment = site.attach(&container, json!({}));
     assert_eq!(addresses(&container), ["10.7.0.50/24"]);
     site.eventually("the second address", |_| addresses(&container) == ["10.7.0.60/24"]);
+    site.eventually("it is announced", |s| s.node.run("ip neigh show dev cni0").contains("10.7.0.60 lladdr"));
     assert_eq!(container.find_route(4, "default").unwrap()["gateway"], "10.7.0.1");
     assert!(container.pings("10.7.0.1"));
     assert!(site.daemon_log().contains("ip addr add 10.7.0.60/24 dev eth0"), "{}", site.daemon_log());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Attachment, Container, Node, Outcome};
+use crate::support::{Attachment, Container, Node, Outcome, patience};
 
 /// A process that ends with the test.
 pub struct Process(pub Child);
@@ -194,10 +194,10 @@ impl Site {
         self.within(10, what, condition);
     }
 
-    /// Waits until a condition holds.
+    /// Waits until a condition holds; longer on a slow machine.
     #[track_caller]
     pub fn within(&self, seconds: u64, what: &str, condition: impl Fn(&Site) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(seconds);
+        let deadline = Instant::now() + patience(Duration::from_secs(seconds));
         while !condition(self) {
             let logs = || format!("daemon:\n{}\nserver:\n{}", self.daemon_log(), self.server_log());
             assert!(Instant::now() < deadline, "still not so after {seconds} s: {what}\n{}", logs());

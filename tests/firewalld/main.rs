@@ -210,6 +210,55 @@ fn containers_reach_the_world_through_firewalld() {
 }
 
 #[test]
+fn an_update_moves_between_zones_and_backends() {
+    require_firewalld!();
+    let node = Node::new();
+    let services = Services::start(&node);
+    let container = node.container_named("c1");
+    let root = node.workdir().root();
+    let configure = |firewall: Value| {
+        let firewall = with(json!({"type": "firewall"}), firewall);
+        let list = json!({"cniVersion": "1.1.0", "name": "net", "plugins": [bridge(&node), firewall]});
+        node.workdir().file("net.conflist", list.to_string());
+    };
+    let cni_all = |verb: &str| {
+        let call = Call::new(&support::executable(), Path::new("/nonexistent")).bare().inside(&node);
+        let call = call.env("DBUS_SYSTEM_BUS_ADDRESS", &services.address).arg(verb);
+        let call = call
+            .arg(root.join("net.conflist"))
+            .arg(container.path())
+            .arg("--cache-dir")
+            .arg(root.join("cache"));
+        let outcome = call.run();
+        assert_eq!(outcome.status, Some(0), "{outcome}");
+        outcome.text().to_owned()
+    };
+    let zone = || services.cmd("--get-zone-of-source=10.1.0.2/32");
+    configure(json!({}));
+    cni_all("add");
+    assert_eq!(zone(), "trusted");
+    for (keys, expected, rules) in [
+        (json!({"firewalldZone": "internal"}), "internal", false),
+        (json!({"backend": "iptables"}), "no zone", true),
+        (json!({"backend": "firewalld", "firewalldZone": "internal"}), "internal", false),
+        (json!({}), "trusted", false),
+    ] {
+        configure(keys.clone());
+        let told = cni_all("update");
+        assert!(!told.contains("nothing to change"), "{keys}: {told}");
+        assert_eq!(zone(), expected, "{keys}: {told}");
+        // firewalld's own rules name the address, too.
+        let chain = node.try_run("nft list chain ip filter CNI-FORWARD").stdout;
+        let chain = String::from_utf8_lossy(&chain);
+        assert_eq!(chain.contains("10.1.0.2"), rules, "{keys}: {told}\n{chain}");
+        assert!(cni_all("update").contains("nothing to change"), "{keys}");
+        cni_all("check");
+    }
+    cni_all("del");
+    assert_eq!(zone(), "no zone");
+}
+
+#[test]
 fn forward_that_drops_beside_firewalld_gets_rules_as_well() {
     require_firewalld!();
     require_tool!("iptables-nft");

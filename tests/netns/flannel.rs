@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::support::{Call, Node, VERSIONS, assert_same, require_netns};
+use crate::support::{Call, Node, Outside, VERSIONS, assert_same, require_netns};
 use crate::with;
 
 const V4: &str =
@@ -94,6 +94,38 @@ fn the_delegate_masquerades_when_the_daemon_does_not() {
     assert!(node.nft().contains("10.244.1.2"));
     attachment.del();
     assert!(!node.nft().contains("10.244.1.2"));
+}
+
+#[test]
+fn containers_of_other_nodes_see_the_address_that_the_delegate_masquerades() {
+    require_netns!();
+    for backend in ["nftables", "iptables"] {
+        let node = node();
+        let outside = node.outside();
+        // What another node has of flannel's network.
+        outside.ip(&["addr add 10.244.2.5/32 dev out0", "addr add fd00:244:0:2::5/128 dev out0 nodad"]);
+        node.ip(&[
+            "route add 10.244.2.0/24 via 203.0.113.1",
+            "route add fd00:244:0:2::/64 via 2001:db8:1::1",
+        ]);
+        daemon_tells(&node, &format!("{}{V6}", V4.replace("true", "false")));
+        let delegate = json!({"isDefaultGateway": true, "ipMasqBackend": backend});
+        let container = node.container();
+        let attachment = node.attach(&container, "eth0", &with(config(&node), json!({"delegate": delegate})));
+        for (to, seen) in [
+            ("10.244.2.5", "10.244.1.2"),
+            ("fd00:244:0:2::5", "fd00:244:0:1::2"),
+            (Outside::V4, Outside::NODE_V4),
+            (Outside::V6, Outside::NODE_V6),
+        ] {
+            let found =
+                container.datagram_seen_by(&outside, to).unwrap_or_else(|e| panic!("{backend}: {to}: {e}"));
+            assert_eq!(found.to_string(), seen, "{backend}: {to}");
+        }
+        attachment.check();
+        attachment.del();
+        assert!(!node.nft().contains("10.244."), "{}", node.nft());
+    }
 }
 
 #[test]

@@ -40,6 +40,7 @@ mod tap;
 mod tc_redirect_tap;
 mod teardown;
 mod tuning;
+mod update;
 mod upgrade;
 mod vrf;
 

@@ -141,7 +141,7 @@ fetch 203.0.113.1 | sed "s/^/outside: /"
 
 leftovers() { # what is on the node and names a container or is a link of one
   ip -o link show | awk -F ': ' '{ sub(/@.*/, "", $2); print $2 }' | grep -vxE 'lo|uplink|cni0' | sed 's/^/link /'
-  nft list ruleset | grep -F -e "$1" -e 10.22.0.
+  nft list ruleset 2>/dev/null | grep -F -e "$1" -e 10.22.0.
   ls /var/lib/cni/networks/mynet | grep -vE '^(lock|last_reserved_ip\.[0-9]+)$' | sed 's/^/lease /'
   find /var/lib/cni/results -type f 2>/dev/null | sed 's/^/cached /'
 }
@@ -168,16 +168,32 @@ for version in none 0.2.0 0.3.1 0.4.0 1.0.0; do
   run "version-$version"
 done
 
-# A list, of two plugins.
+# A list, of three plugins.
 rm /etc/cni/net.d/10-mynet.conf
 cat >/etc/cni/net.d/10-mynet.conflist <<'JSON'
 {"cniVersion": "1.0.0", "name": "mynet", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
    "ipam": {"type": "host-local", "subnet": "10.22.0.0/16", "routes": [{"dst": "0.0.0.0/0"}]}},
-  {"type": "loopback"}
+  {"type": "portmap", "capabilities": {"portMappings": true}}, {"type": "loopback"}
 ]}
 JSON
 run list
+
+# Everything that is usually chained, while chain FORWARD drops.
+nft add table ip filter
+nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'
+cat >/etc/cni/net.d/10-mynet.conflist <<'JSON'
+{"cniVersion": "1.0.0", "name": "mynet", "plugins": [
+  {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
+   "ipam": {"type": "host-local", "subnet": "10.22.0.0/16", "routes": [{"dst": "0.0.0.0/0"}]}},
+  {"type": "portmap", "capabilities": {"portMappings": true}},
+  {"type": "firewall", "ingressPolicy": "same-bridge"},
+  {"type": "bandwidth", "ingressRate": 100000000, "ingressBurst": 10000000, "egressRate": 100000000, "egressBurst": 10000000},
+  {"type": "tuning", "sysctl": {"net.core.somaxconn": "500"}}
+]}
+JSON
+run chained
+nft delete table ip filter
 
 # One that is killed while it runs, after it was seen from the host.
 ctr run --rm --cni --snapshotter native docker.io/cni-all/busybox:test killed sh -c "$inside"'
@@ -197,6 +213,14 @@ done
 told() { sed -E "s/.*\"$1\":\"([^\"]*)\".*/\1/" /var/lib/cni/results/mynet-*; }
 check "killed: cni-all check with what libcni keeps" "$exe" check mynet "$(told sandbox)" --id "$(told containerId)"
 check "killed: cni-all gc leaves it alone" "$exe" gc mynet
+# Another configuration while it runs: containerd removes what is there then.
+sed -i 's/"type": "bridge",/"type": "bridge", "mtu": 1400,/' /etc/cni/net.d/10-mynet.conflist
+"$exe" update mynet "$(told containerId)" -p 8099:99 >"$work/log" 2>&1
+check "killed: cni-all update: $(cat "$work/log")" grep -q 'mtu 1400' "$work/log"
+check "killed: the new MTU" grep -q 'mtu 1400' <(ip link show type veth)
+check "killed: the new port" grep -q '8099' <(nft list ruleset)
+check "killed: a second update" grep -q 'nothing to change' <("$exe" update mynet --all)
+check "killed: cni-all check of the new configuration" "$exe" check mynet "$(told sandbox)" --id "$(told containerId)"
 check "killed: the host still pings it" ping -c 1 -W 2 "$address" >"$work/ping" 2>&1
 ctr task kill --signal SIGKILL killed
 wait "$runner" # its status is that of the killed container

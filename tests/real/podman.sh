@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Debian's podman with network_backend="cni" and cni-all as its only plugins: a container is created, runs, reaches its
-# gateway, is stopped and removed, and nothing of it is left. podman uses libcni: what it keeps in the result cache is
+# gateway, serves mapped ports, is stopped and removed, and nothing of it is left. podman uses libcni: what it keeps in the result cache is
 # read, checked and removed by `cni-all`, and what `cni-all` keeps there by podman. `docker-run` is tried with podman, too.
 #
 #   tests/real/podman.sh EXECUTABLE
@@ -60,7 +60,7 @@ ip link set lo up
 
 mkdir -p "$work/rootfs/bin" "$work/rootfs/etc" "$work/rootfs/tmp" "$work/rootfs/proc" "$work/rootfs/sys" "$work/rootfs/dev"
 cp "$(command -v busybox)" "$work/rootfs/bin/busybox"
-for tool in sh true ip ping sleep; do ln -s busybox "$work/rootfs/bin/$tool"; done
+for tool in sh true ip ping sleep httpd; do ln -s busybox "$work/rootfs/bin/$tool"; done
 tar -C "$work/rootfs" --owner 0 --group 0 -cf "$work/image.tar" .
 
 cat >"$work/containers.conf" <<TOML
@@ -111,9 +111,9 @@ podman run --rm --net=none "${limits[@]}" localhost/busybox:test true >"$work/lo
 }
 
 leftovers() { # what is on the node and belongs to a container
-  ip -o link show | awk -F ': ' '{ sub(/@.*/, "", $2); print $2 }' | grep -vxE 'lo|cni0|dummy0' | sed 's/^/link /'
-  nft list ruleset | grep -F -e 'comment "net ' -e 10.22.0. | sed 's/^ */rule /'
-  ls /var/lib/cni/networks/mynet 2>/dev/null | grep -vE '^(lock|last_reserved_ip\.[0-9]+)$' | sed 's/^/lease /'
+  ip -o link show | awk -F ': ' '{ sub(/@.*/, "", $2); print $2 }' | grep -vxE 'lo|cni0|web0|uplink|dummy0' | sed 's/^/link /'
+  nft list ruleset 2>/dev/null | grep -F -e 'comment "net ' -e 10.22.0. -e 10.33.0. | sed 's/^ */rule /'
+  ls /var/lib/cni/networks/{mynet,web} 2>/dev/null | grep -E '^[0-9a-f.:]+$' | sed 's/^/lease /'
   find /var/lib/cni/results -type f 2>/dev/null | sed 's/^/cached /'
 }
 clean() { # clean WHAT
@@ -140,9 +140,19 @@ check "cni-all check with what libcni keeps" "$exe" check mynet "$netns" --id "$
 check "cni-all gc leaves it alone" "$exe" gc mynet
 check "it still answers" ping -c 1 -W 2 "$address" >/dev/null
 check "cni-all show names it" grep -q "$id" <("$exe" show --json)
+# Another configuration while it runs: libcni detaches with that, and with the result that we kept.
+sed -i 's/"type": "bridge",/"type": "bridge", "mtu": 1400,/; s/{"type": "spy"}/{"type": "spy"},\n  {"type": "portmap", "capabilities": {"portMappings": true}}/' \
+  /etc/cni/net.d/10-mynet.conflist
+"$exe" update mynet "$netns" -p 8099:99 >"$work/log" 2>&1
+check "cni-all update of what libcni attached: $(cat "$work/log")" grep -q 'mtu 1400' "$work/log"
+check "the new MTU" grep -q 'mtu 1400' <(ip link show type veth)
+check "a second update" grep -q 'nothing to change' <("$exe" update mynet "$id")
+check "cni-all check after the update" "$exe" check mynet "$netns" --id "$id"
+check "it answers after the update" ping -c 1 -W 2 "$address" >/dev/null
 check "stop" podman stop -t 0 one >/dev/null
 check "rm" podman rm -f one >/dev/null
 clean "removed"
+sed -i '/portmap/d; s/{"type": "spy"},/{"type": "spy"}/' /etc/cni/net.d/10-mynet.conflist
 
 # Detached and attached again by cni-all under podman's eyes: libcni must read what we keep.
 podman run -d --name two --network mynet "${limits[@]}" localhost/busybox:test sleep 1000 >"$work/log" 2>&1
@@ -156,6 +166,49 @@ check "cni-all add in its place: $(cat "$work/log")" grep -q '^eth0: 10.22.' "$w
 check "podman removes what cni-all attached" podman rm -f -t 0 two >/dev/null
 check "libcni reads what cni-all keeps: $(cat /run/spy)" grep -q '^DEL .*"prevResult":.*10\.22\.' /run/spy
 clean "removed by podman"
+
+# The list that podman writes for itself, and `-p`: mapped ports lead in from outside, from the host and from localhost.
+unshare --net sleep 1000 &
+outside=$!
+for _ in $(seq 50); do
+  [ "$(readlink /proc/$outside/ns/net)" != "$(readlink /proc/self/ns/net)" ] && break
+  sleep 0.1
+done
+ip link add uplink type veth peer name eth0 netns "$outside"
+ip addr add 203.0.113.2/24 dev uplink
+ip link set uplink up
+nsenter --target "$outside" --net sh -c 'ip link set lo up; ip addr add 203.0.113.1/24 dev eth0; ip link set eth0 up'
+cat >/etc/cni/net.d/20-web.conflist <<'JSON'
+{"cniVersion": "0.4.0", "name": "web", "plugins": [
+  {"type": "bridge", "bridge": "web0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+   "ipam": {"type": "host-local", "routes": [{"dst": "0.0.0.0/0"}], "ranges": [[{"subnet": "10.33.0.0/16"}]]}},
+  {"type": "portmap", "capabilities": {"portMappings": true}},
+  {"type": "firewall"},
+  {"type": "tuning"}
+]}
+JSON
+podman run -d --name three --network web -p 8080:80 -p 127.0.0.1:8081:80 "${limits[@]}" localhost/busybox:test \
+  sh -c 'echo served >/tmp/page; exec httpd -f -p 80 -h /tmp' >"$work/log" 2>&1
+check "run -p: $(tail -n 1 "$work/log")" grep -qE '^[0-9a-f]{64}$' "$work/log"
+id=$(tail -n 1 "$work/log")
+fetch() { # fetch NAMESPACE-OF URL
+  for _ in $(seq 20); do
+    nsenter --target "$1" --net timeout 5 busybox wget -q -O - "$2" 2>/dev/null && return
+    sleep 0.1
+  done
+}
+check "-p: the port leads in from outside" grep -qx served <(fetch "$outside" http://203.0.113.2:8080/page)
+check "-p: and from the host" grep -qx served <(fetch $$ http://203.0.113.2:8080/page)
+check "-p: and from localhost" grep -qx served <(fetch $$ http://127.0.0.1:8081/page)
+check "-p: the container reaches the world" podman exec three ping -c 1 -W 2 203.0.113.1 >/dev/null
+check "-p: podman tells the port" grep -q '^80/tcp -> 0.0.0.0:8080' <(podman port three)
+check "-p: cni-all show tells it" grep -q 'tcp 0.0.0.0:8080 to 10.33.0.' <("$exe" show "$id")
+check "-p: a port that is taken is refused with its owner's name" grep -q "8080.*$id" \
+  <("$exe" run --network web -p 8080:81 -- true 2>&1)
+check "-p: rm" podman rm -f -t 0 three >/dev/null
+clean "-p: removed"
+check "-p: the firewall's rules are gone" [ -z "$(nft list ruleset 2>/dev/null | grep -F 10.33.)" ]
+kill "$outside"
 
 # docker-run: the container's network by plugins that podman knows nothing of.
 rm /etc/cni/net.d/10-mynet.conflist

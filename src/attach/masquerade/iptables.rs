@@ -114,12 +114,17 @@ fn networks(addresses: &[IpNet]) -> Vec<IpNet> {
 }
 
 /// What makes the attachment's addresses masqueraded.
-pub fn plan_add(nft: &mut Socket, at: &Attachment, addresses: &[IpNet]) -> Result<Vec<Change>> {
+pub fn plan_add(
+    nft: &mut Socket,
+    at: &Attachment,
+    addresses: &[IpNet],
+    exempt: &[IpNet],
+) -> Result<Vec<Change>> {
     let mut changes = Vec::new();
     for family in FAMILIES {
         let own = of_family(addresses, family);
         if !own.is_empty() {
-            plan_add_family(nft, &Container::new(at, family), &own, &mut changes)?;
+            plan_add_family(nft, &Container::new(at, family), &own, exempt, &mut changes)?;
         }
     }
     Ok(changes)
@@ -129,6 +134,7 @@ fn plan_add_family(
     nft: &mut Socket,
     container: &Container,
     addresses: &[IpNet],
+    exempt: &[IpNet],
     changes: &mut Vec<Change>,
 ) -> Result<()> {
     let table = table(container.family);
@@ -144,7 +150,7 @@ fn plan_add_family(
             }
         }
     }
-    let mut own = networks(addresses);
+    let mut own = networks(&[addresses, &of_family(exempt, container.family)].concat());
     let jumps: Vec<Rule> = addresses.iter().map(|net| container.jump(net.addr())).collect();
     if nft.chain(table, &container.chain)?.is_none() {
         changes.push(Change::CreateChain(Chain { table, name: container.chain.clone(), base: None }));
@@ -258,7 +264,7 @@ pub fn plan_gc(nft: &mut Socket, network: &str, valid: &[(String, String)]) -> R
 }
 
 /// Compares what is with what ADD makes, and names the first difference.
-pub fn check(nft: &mut Socket, at: &Attachment, addresses: &[IpNet]) -> Result<()> {
+pub fn check(nft: &mut Socket, at: &Attachment, addresses: &[IpNet], exempt: &[IpNet]) -> Result<()> {
     for family in FAMILIES {
         let own = of_family(addresses, family);
         if own.is_empty() {
@@ -275,7 +281,7 @@ pub fn check(nft: &mut Socket, at: &Attachment, addresses: &[IpNet]) -> Result<(
         }
         // The chain may have networks of the container's other attachments besides.
         let listed = nft.rules(table(family), Some(&container.chain))?;
-        let mut all = networks(&own);
+        let mut all = networks(&[&own[..], &of_family(exempt, family)].concat());
         all.extend(listed.iter().filter_map(|rule| rule.within(Side::Destination, family)));
         let (accepted, last) = (container.rules(&networks(&all)), listed.len().saturating_sub(1));
         for (position, wanted) in accepted.iter().enumerate() {

@@ -98,13 +98,13 @@ struct Wanted {
     comment: String,
     /// The bare addresses, in order, each once.
     addresses: Vec<IpAddr>,
-    /// The networks they are in, sorted, each once.
+    /// Where nothing is masqueraded to: the networks they are in, and exempt ones; sorted, each once.
     prefixes: Vec<IpNet>,
     chain: String,
 }
 
 impl Wanted {
-    fn new(at: &Attachment, family: Family, all: &[IpNet]) -> Wanted {
+    fn new(at: &Attachment, family: Family, all: &[IpNet], exempt: &[IpNet]) -> Wanted {
         let own = all.iter().filter(|net| Family::of(net.addr()) == family);
         let mut addresses: Vec<IpAddr> = Vec::new();
         for address in own.clone().map(IpNet::addr) {
@@ -112,7 +112,8 @@ impl Wanted {
                 addresses.push(address);
             }
         }
-        let mut prefixes: Vec<IpNet> = own.map(IpNet::trunc).collect();
+        let exempt = exempt.iter().filter(|net| Family::of(net.addr()) == family);
+        let mut prefixes: Vec<IpNet> = own.chain(exempt).map(IpNet::trunc).collect();
         prefixes.sort();
         prefixes.dedup();
         let shown: Vec<String> = prefixes.iter().map(IpNet::to_string).collect();
@@ -130,7 +131,8 @@ impl Wanted {
         Element { key, data: Value::Address(address), comment: self.comment.clone() }
     }
 
-    /// The rules of the network's chain: nothing to the network's own addresses or to multicast groups is masqueraded.
+    /// The rules of the network's chain: nothing to the network's own addresses, to exempt ones or to multicast groups is
+    /// masqueraded.
     fn rules(&self) -> Vec<Rule> {
         let exempt = self.prefixes.iter().copied().chain([super::multicast(self.family)]);
         let returns = exempt.map(|net| {
@@ -143,10 +145,15 @@ impl Wanted {
 }
 
 /// What makes the attachment's addresses of both families masqueraded, and its former ones not.
-pub fn plan_add(nft: &mut Socket, at: &Attachment, addresses: &[IpNet]) -> Result<Vec<Change>> {
+pub fn plan_add(
+    nft: &mut Socket,
+    at: &Attachment,
+    addresses: &[IpNet],
+    exempt: &[IpNet],
+) -> Result<Vec<Change>> {
     let mut changes = Vec::new();
     for family in FAMILIES {
-        let wanted = Wanted::new(at, family, addresses);
+        let wanted = Wanted::new(at, family, addresses, exempt);
         if !wanted.addresses.is_empty() {
             plan_add_family(nft, &wanted, &mut changes)?;
         }
@@ -330,9 +337,9 @@ pub fn plan_gc(nft: &mut Socket, network: &str, valid: &[(String, String)]) -> R
 }
 
 /// Compares what is with what ADD makes, and names the first difference.
-pub fn check(nft: &mut Socket, at: &Attachment, addresses: &[IpNet]) -> Result<()> {
+pub fn check(nft: &mut Socket, at: &Attachment, addresses: &[IpNet], exempt: &[IpNet]) -> Result<()> {
     for family in FAMILIES {
-        let wanted = Wanted::new(at, family, addresses);
+        let wanted = Wanted::new(at, family, addresses, exempt);
         if wanted.addresses.is_empty() {
             continue;
         }

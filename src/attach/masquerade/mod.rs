@@ -33,12 +33,28 @@ pub enum Backend {
     Iptables,
 }
 
-impl Backend {
-    /// The backend that `ipMasq` and `ipMasqBackend` ask for; `None` without masquerading.
+/// What is masqueraded, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Masquerade {
+    /// Which rules ADD writes.
+    pub backend: Backend,
+    /// Networks to which nothing is masqueraded, besides the container's own (`ipMasqExempt`).
+    pub exempt: Vec<IpNet>,
+}
+
+impl Masquerade {
+    /// What `ipMasq`, `ipMasqBackend` and `ipMasqExempt` ask for; `None` without masquerading.
     ///
     /// # Errors
-    /// [`Code::INVALID_CONFIG`] for a backend that does not exist.
-    pub fn of(ip_masq: bool, backend: &str) -> Result<Option<Backend>> {
+    /// [`Code::INVALID_CONFIG`] for a backend that does not exist, or what is no network.
+    pub fn of(ip_masq: bool, backend: &str, exempt: &[String]) -> Result<Option<Masquerade>> {
+        let net = |(i, text): (usize, &String)| {
+            let parsed: Result<IpNet, _> = text.parse();
+            parsed.map(|net| net.trunc()).map_err(|_| {
+                Error::config(format!("ipMasqExempt[{i}]: {text:?} is not a network such as \"10.1.0.0/16\""))
+            })
+        };
+        let exempt = exempt.iter().enumerate().map(net).collect::<Result<Vec<_>>>()?;
         let backend = match backend {
             "" | "nftables" => Backend::Nftables,
             "iptables" => Backend::Iptables,
@@ -47,7 +63,7 @@ impl Backend {
                 return Err(Error::config(msg));
             }
         };
-        Ok(ip_masq.then_some(backend))
+        Ok(ip_masq.then_some(Masquerade { backend, exempt }))
     }
 }
 
@@ -59,14 +75,16 @@ fn multicast(family: Family) -> IpNet {
     }
 }
 
-/// Masquerades what the attachment's addresses (each with the prefix length of its network) send to other networks.
+/// Masquerades what the attachment's addresses (each with the prefix length of its network) send to other networks than
+/// these and the exempt ones.
 ///
 /// Done again it changes nothing, or replaces what an earlier ADD of the attachment made. On failure nothing was
 /// changed.
-pub fn add(nft: &mut Socket, at: &Attachment, addresses: &[IpNet], backend: Backend) -> Result<()> {
-    let plan = |nft: &mut Socket| match backend {
-        Backend::Nftables => maps::plan_add(nft, at, addresses),
-        Backend::Iptables => iptables::plan_add(nft, at, addresses),
+pub fn add(nft: &mut Socket, at: &Attachment, addresses: &[IpNet], wanted: &Masquerade) -> Result<()> {
+    let exempt = &wanted.exempt;
+    let plan = |nft: &mut Socket| match wanted.backend {
+        Backend::Nftables => maps::plan_add(nft, at, addresses, exempt),
+        Backend::Iptables => iptables::plan_add(nft, at, addresses, exempt),
     };
     nft.commit(plan).context("ipMasq")
 }
@@ -86,10 +104,11 @@ pub fn del(nft: &mut Socket, at: &Attachment, known: &[IpAddr]) -> Result<()> {
 }
 
 /// Compares the rules with what ADD makes; the error ([`Code::CHECK_FAILED`]) names the first difference.
-pub fn check(nft: &mut Socket, at: &Attachment, addresses: &[IpNet], backend: Backend) -> Result<()> {
-    match backend {
-        Backend::Nftables => maps::check(nft, at, addresses),
-        Backend::Iptables => iptables::check(nft, at, addresses),
+pub fn check(nft: &mut Socket, at: &Attachment, addresses: &[IpNet], wanted: &Masquerade) -> Result<()> {
+    let exempt = &wanted.exempt;
+    match wanted.backend {
+        Backend::Nftables => maps::check(nft, at, addresses, exempt),
+        Backend::Iptables => iptables::check(nft, at, addresses, exempt),
     }
     .context("ipMasq")
 }

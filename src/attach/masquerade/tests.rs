@@ -30,6 +30,18 @@ table ip cni-all {
 }
 ";
 
+fn with(backend: Backend) -> Masquerade {
+    Masquerade { backend, exempt: Vec::new() }
+}
+
+fn add(nft: &mut Socket, at: &Attachment, addresses: &[IpNet], backend: Backend) -> Result<()> {
+    super::add(nft, at, addresses, &with(backend))
+}
+
+fn check(nft: &mut Socket, at: &Attachment, addresses: &[IpNet], backend: Backend) -> Result<()> {
+    super::check(nft, at, addresses, &with(backend))
+}
+
 fn nets(text: &str) -> Vec<IpNet> {
     text.split_whitespace().map(|net| net.parse().unwrap()).collect()
 }

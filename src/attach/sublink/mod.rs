@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use self::conf::Conf;
 use super::container::{Container, Ipv6, wait_usable};
+use super::live::{self, Inside};
 use super::mtu::Mtu;
 use super::owner::alias;
 use super::undo::{Undo, or_take_back};
@@ -20,6 +21,7 @@ use crate::cni::{CniResult, Code, Error, Interface, Request, Result};
 use crate::kernel::Kernel;
 use crate::kernel::netns::Netns;
 use crate::kernel::rtnl::{Change, Link, Mac, SetLink, Step, SubKind, has_kind, option_of_kind};
+use crate::plugins::Update;
 
 /// Number of the container's interface in the result: the only one.
 const CONTAINER: i64 = 0;
@@ -297,6 +299,37 @@ fn kind_difference(wanted: SubKind, found: Option<SubKind>) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// Another configuration for a link that is in use: MTU, routes and name servers.
+///
+/// # Errors
+/// As for [`crate::plugins::Plugin::update`].
+pub fn update(update: Update<'_>, from: &Spec, to: &Spec, kernel: &mut Kernel) -> Result<CniResult> {
+    let req = update.to;
+    let mut result = verify::prev_result(req)?;
+    let mut inside = Inside::find(req, to.kind.name())?;
+    // An ipvlan has the master's.
+    let has_mtu = to.has_master() && !matches!(to.kind, SubKind::Ipvlan { .. });
+    if has_mtu && (from.conf.mtu != to.conf.mtu || to.conf.mtu == Mtu::Auto) {
+        let side = master::side(to, kernel, &mut inside.container)?;
+        let lower = master::find(to.conf.master.as_deref(), side)?;
+        let mtu = to.conf.mtu.on(&lower, side)?.unwrap_or(lower.mtu);
+        inside.set_mtu(mtu, &mut result)?;
+    }
+    let given = |req: &Request, spec: &Spec| match &spec.addresses {
+        Addresses::Ipam(ipam) => live::given(req, Some(ipam)),
+        // An earlier plugin of the list has them, or nobody.
+        Addresses::Given(_) => Ok(None),
+        Addresses::None => live::given(req, None),
+    };
+    let (was, is) = (given(update.from, from)?, given(req, to)?);
+    let routed = [&was, &is].map(|given| live::with_routes(&result, given.as_ref(), CONTAINER));
+    let [former, wanted] = &routed;
+    inside.set_routes(former, wanted, &mut result)?;
+    let dns = (from.conf.dns.as_ref(), to.conf.dns.as_ref());
+    live::set_dns(dns, (was.as_ref(), is.as_ref()), &mut result)?;
+    Ok(result)
 }
 
 /// STATUS: the kernel has the kind, the master is there and up, and the IPAM plugin is ready.

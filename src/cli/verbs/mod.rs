@@ -1,8 +1,9 @@
-//! `cni-all add`, `check`, `del`, `gc` and `status`: the runtime's operations on one network.
+//! `cni-all add`, `check`, `del`, `update`, `gc` and `status`: the runtime's operations on one network.
 
 mod collect;
 mod dry_run;
 mod names;
+mod update;
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::personality::Process;
 use crate::runtime::{Attachment, NetworkList, Runtime};
 
 pub use self::names::{absolute, id_of};
+pub use self::update::Update;
 
 /// Defines the arguments of an operation on one attachment: what they have in common, and more.
 macro_rules! attachment_verb {

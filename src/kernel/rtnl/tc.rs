@@ -52,6 +52,16 @@ pub enum TcChange {
         /// What it does.
         kind: QdiscKind,
     },
+    /// `tc qdisc replace dev DEV root …`: in the place of the one there, which only gets other parameters when it is of that
+    /// kind and number; what waits in it stays then.
+    ReplaceRoot {
+        /// The link; its index must be known.
+        dev: Dev,
+        /// Its own number.
+        handle: TcHandle,
+        /// What it does.
+        kind: QdiscKind,
+    },
     /// `tc qdisc del dev DEV PARENT`, with the classes and filters in it; ENOENT or EINVAL when there is none.
     DelQdisc {
         /// The link; its index must be known.
@@ -217,6 +227,10 @@ impl TcChange {
             TcChange::AddQdisc { dev, parent, handle, kind } => {
                 let header = tcmsg(dev.need_index(self)?, *handle, *parent, 0);
                 batch.message(Rtm::Newqdisc, add, &header, |a| kind.encode(a));
+            }
+            TcChange::ReplaceRoot { dev, handle, kind } => {
+                let header = tcmsg(dev.need_index(self)?, *handle, TcHandle::ROOT, 0);
+                batch.message(Rtm::Newqdisc, NlmF::CREATE | NlmF::REPLACE, &header, |a| kind.encode(a));
             }
             TcChange::DelQdisc { dev, parent } => {
                 let arriving = *parent == TcHandle::INGRESS;

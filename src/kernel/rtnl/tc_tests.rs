@@ -80,6 +80,20 @@ fn token_buckets_are_sent_as_tc_sends_them() {
 
 #[test]
 #[cfg(target_endian = "little")]
+fn other_parameters_are_sent_as_tc_sends_them() {
+    let kind = QdiscKind::Tbf(TokenBucket { rate: 1_000_000, burst: 10_000, limit: 35_000 });
+    let dev = Dev { index: 3, name: "va".into() };
+    expect(
+        Change::Tc(TcChange::ReplaceRoot { dev, handle: TcHandle::new(1, 0), kind }),
+        "tc qdisc replace dev va root handle 1: tbf rate 8000000bit burst 10000 limit 35000",
+        1,
+        "64040000240005053e7d016b00000000000000000300000000000100ffffffff000000000800010074626600380402002800010003010000\
+         ffff000040420f00000000000000000000000000b88800005a620200000000000800060010270000",
+    );
+}
+
+#[test]
+#[cfg(target_endian = "little")]
 fn redirection_of_what_arrives_is_sent_as_tc_sends_it() {
     let va = Dev { index: 3, name: "va".into() };
     let kind = QdiscKind::Ingress;

@@ -27,6 +27,9 @@ impl Display for TcChange {
                 }
                 write!(f, " handle {handle} {kind}")
             }
+            TcChange::ReplaceRoot { dev, handle, kind } => {
+                write!(f, "tc qdisc replace dev {dev} root handle {handle} {kind}")
+            }
             TcChange::DelQdisc { dev, parent } => write!(f, "tc qdisc del dev {dev} {parent}"),
             TcChange::AddClass { dev, class, rate, burst, quantum } => {
                 let (parent, rate) = (TcHandle(class.0 & 0xffff_0000), Bits(*rate));

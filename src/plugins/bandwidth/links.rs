@@ -10,8 +10,8 @@ use crate::attach::{redirect, veth};
 use crate::cni::{CniResult, Error, Request, Result, ResultExt, ValidAttachment};
 use crate::kernel::Kernel;
 use crate::kernel::detach::remove_links;
-use crate::kernel::rtnl::tc::{TcChange, TcHandle, is_no_qdisc};
-use crate::kernel::rtnl::{Change, Dev, Handle, Link, Step};
+use crate::kernel::rtnl::tc::{TcHandle, is_no_qdisc};
+use crate::kernel::rtnl::{Dev, Handle, Link, Step};
 
 use super::shape;
 
@@ -125,7 +125,11 @@ pub fn remove(req: &Request, ends: &[Link], kernel: &mut Kernel) -> Result<()> {
     Error::all(errors).map_or(Ok(()), Err)
 }
 
-fn remove_all(kernel: &mut Kernel, links: &[Link]) -> Result<()> {
+/// Removes links, those that are gone already too.
+///
+/// # Errors
+/// What is there but cannot be removed.
+pub fn remove_all(kernel: &mut Kernel, links: &[Link]) -> Result<()> {
     if links.is_empty() {
         return Ok(());
     }
@@ -138,8 +142,7 @@ fn remove_all(kernel: &mut Kernel, links: &[Link]) -> Result<()> {
 /// Takes the limits off a host's end; the indexes of the links that what arrives was redirected to.
 fn release(host: &mut Handle, end: &Link, ifbs: &[Link]) -> Result<Vec<u32>> {
     if host.qdisc(end.index, TcHandle::ROOT)?.is_some_and(|qdisc| shape::is_ours(&qdisc)) {
-        let del = Change::Tc(TcChange::DelQdisc { dev: end.dev(), parent: TcHandle::ROOT });
-        match host.apply(&[del]) {
+        match host.apply(&[shape::stop(&end.dev())]) {
             Err(e) if !is_no_qdisc(&e) => return Err(e),
             _ => {}
         }

@@ -4,13 +4,14 @@
 mod conf;
 mod links;
 mod shape;
+mod update;
 
 use nix::errno::Errno;
 
-use self::conf::Limits;
+use self::conf::{Limit, Limits, Subnets};
 use self::shape::Remote;
 use super::keys::{Key, Shape, key};
-use super::{Kind, Plugin};
+use super::{Kind, Plugin, Update};
 use crate::attach::container::Container;
 use crate::attach::owner::alias;
 use crate::attach::undo::{Undo, or_take_back};
@@ -72,6 +73,30 @@ impl Plugin for Bandwidth {
         &[BANDWIDTH]
     }
 
+    fn live_keys(&self) -> &'static [&'static str] {
+        &[
+            "runtimeConfig.bandwidth",
+            "ingressRate",
+            "ingressBurst",
+            "egressRate",
+            "egressBurst",
+            "shapedSubnets",
+            "unshapedSubnets",
+        ]
+    }
+
+    fn joins(&self) -> bool {
+        true
+    }
+
+    fn update(&self, update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
+        update::update(update, kernel)
+    }
+
+    fn leave(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
+        update::leave(req, kernel)
+    }
+
     fn validate(&self, req: &Request) -> Result<()> {
         Limits::new(req).map(drop)
     }
@@ -89,15 +114,7 @@ impl Plugin for Bandwidth {
         // What an earlier ADD set, with other limits perhaps.
         links::remove(req, std::slice::from_ref(&end), kernel)?;
         let ifb = or_take_back(kernel, |kernel, undo| set(req, &limits, &end, kernel, undo))?;
-        if let Some(ifb) = ifb
-            && !result.interfaces.iter().any(|i| i.name == ifb.name && i.sandbox.is_empty())
-        {
-            result.interfaces.push(Interface {
-                name: ifb.name,
-                mac: ifb.mac.map(|mac| mac.to_string()).unwrap_or_default(),
-                ..Interface::default()
-            });
-        }
+        tell(&mut result, ifb.as_ref());
         Ok(result)
     }
 
@@ -134,6 +151,18 @@ impl Plugin for Bandwidth {
     }
 }
 
+/// Enters the link that carries what the container sends in the result.
+fn tell(result: &mut CniResult, ifb: Option<&Link>) {
+    let told = |ifb: &&Link| result.interfaces.iter().any(|i| i.name == ifb.name && i.sandbox.is_empty());
+    if let Some(ifb) = ifb.filter(|ifb| !told(ifb)) {
+        result.interfaces.push(Interface {
+            name: ifb.name.clone(),
+            mac: ifb.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            ..Interface::default()
+        });
+    }
+}
+
 /// Sets the limits at the host's end; the link that carries what the container sends, if that is limited.
 fn set<'a>(
     req: &'a Request,
@@ -149,20 +178,33 @@ fn set<'a>(
     if let Some(limit) = limits.ingress {
         changes.extend(shape::limit(&end.dev(), limit, &limits.subnets, Remote::Source));
     }
-    let mut ifb = None;
-    if let Some(limit) = limits.egress {
-        let of = Attachment::of(req);
-        let queue = if limits.subnets == conf::Subnets::All { 0 } else { CLASS_QUEUE };
-        let link = add_ifb(rtnl, &links::ifb_names(&of), end.mtu, queue)?;
-        // The queue first: changing that of a link which is up waits for packets under way.
-        changes.extend(shape::limit(&link.dev(), limit, &limits.subnets, Remote::Destination));
-        let named = SetLink { up: Some(true), alias: Some(alias(&of, &[])), ..SetLink::of(link.dev()) };
-        changes.push(Change::SetLink(named));
-        changes.extend(redirect::all(rtnl, end, &link.dev(), 1, Some(shape::UNSHAPED))?);
-        ifb = Some(link);
-    }
+    let ifb = match limits.egress {
+        Some(limit) => {
+            Some(set_egress(&Attachment::of(req), limit, &limits.subnets, end, rtnl, &mut changes)?)
+        }
+        None => None,
+    };
     rtnl.apply(&changes).map_err(lacking)?;
     Ok(ifb)
+}
+
+/// Makes the link that carries what the container sends; what limits it, and sends that through it, goes to `changes`.
+fn set_egress(
+    of: &Attachment<'_>,
+    limit: Limit,
+    subnets: &Subnets,
+    end: &Link,
+    rtnl: &mut Handle,
+    changes: &mut Vec<Change>,
+) -> Result<Link> {
+    let queue = if *subnets == Subnets::All { 0 } else { CLASS_QUEUE };
+    let link = add_ifb(rtnl, &links::ifb_names(of), end.mtu, queue)?;
+    // The queue first: changing that of a link which is up waits for packets under way.
+    changes.extend(shape::limit(&link.dev(), limit, subnets, Remote::Destination));
+    let named = SetLink { up: Some(true), alias: Some(alias(of, &[])), ..SetLink::of(link.dev()) };
+    changes.push(Change::SetLink(named));
+    changes.extend(redirect::all(rtnl, end, &link.dev(), 1, Some(shape::UNSHAPED))?);
+    Ok(link)
 }
 
 /// Makes the link under the first name that is free. Two interfaces of a container on one network want the same first.
@@ -222,7 +264,7 @@ fn check(req: &Request, limits: &Limits, end: &Link, rtnl: &mut Handle) -> Resul
 fn probe(limits: &Limits) -> Result<()> {
     let netns = Netns::create_unnamed()?;
     let mut rtnl = netns.enter(Handle::open)?;
-    let some = conf::Limit { rate: 1_000_000, burst: 10_000 };
+    let some = Limit { rate: 1_000_000, burst: 10_000 };
     let link = add_ifb(&mut rtnl, &["probe0".to_owned()], 1500, 0)?;
     let dev = link.dev();
     let mut changes = shape::limit(&dev, some, &limits.subnets, Remote::Source);

@@ -68,6 +68,26 @@ pub fn limit(dev: &Dev, limit: Limit, subnets: &Subnets, remote: Remote) -> Vec<
     changes.into_iter().map(Change::Tc).collect()
 }
 
+/// Limits what leaves by `dev` in another way than its root queue `present` does, which this plugin made. What waits there
+/// stays when both limit everything.
+pub fn change(dev: &Dev, present: &Qdisc, limit: Limit, subnets: &Subnets, remote: Remote) -> Vec<Change> {
+    let changes = self::limit(dev, limit, subnets, remote);
+    match changes.as_slice() {
+        [Change::Tc(TcChange::AddQdisc { dev, handle, kind: kind @ QdiscKind::Tbf(_), .. })]
+            if present.kind == "tbf" =>
+        {
+            let (dev, handle, kind) = (dev.clone(), *handle, kind.clone());
+            vec![Change::Tc(TcChange::ReplaceRoot { dev, handle, kind })]
+        }
+        _ => [vec![stop(dev)], changes].concat(),
+    }
+}
+
+/// Takes the limit of what leaves by `dev` away.
+pub fn stop(dev: &Dev) -> Change {
+    Change::Tc(TcChange::DelQdisc { dev: dev.clone(), parent: TcHandle::ROOT })
+}
+
 /// Sends packets with `net` to a class.
 fn to_class(dev: &Dev, net: IpNet, remote: Remote, class: TcHandle) -> AddFilter {
     let (priority, protocol) = match net {

@@ -44,8 +44,8 @@ pub fn check(req: &Request, conf: &Conf, kernel: &mut Kernel) -> Result<()> {
 
     let of = Attachment::of(req);
     let addresses: Vec<_> = verify::expected_addresses(&prev, index).collect();
-    if let Some(backend) = conf.masquerade.filter(|_| !addresses.is_empty()) {
-        masquerade::check(kernel.nft()?, &of, &addresses, backend)?;
+    if let Some(wanted) = conf.masquerade.as_ref().filter(|_| !addresses.is_empty()) {
+        masquerade::check(kernel.nft()?, &of, &addresses, wanted)?;
     }
     if let (true, Some(mac)) = (conf.macspoofchk, inside.mac) {
         spoofcheck::check(kernel.nft()?, of.container_id, of.ifname, &host.name, mac.0)?;

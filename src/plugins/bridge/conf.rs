@@ -3,11 +3,11 @@
 use serde::Deserialize;
 
 use crate::attach::mac;
-use crate::attach::masquerade::Backend;
+use crate::attach::masquerade::Masquerade;
 use crate::attach::mtu::Mtu;
 use crate::cni::{Dns, Error, Request, Result};
 use crate::kernel::rtnl::Mac;
-use crate::plugins::keys::{IP_MASQ, IP_MASQ_BACKEND, Key, MTU, Shape, key};
+use crate::plugins::keys::{IP_MASQ, IP_MASQ_BACKEND, IP_MASQ_EXEMPT, Key, MTU, Shape, key};
 
 /// Every key, explained.
 pub const KEYS: &[Key] = &[
@@ -21,6 +21,7 @@ pub const KEYS: &[Key] = &[
     ),
     IP_MASQ,
     IP_MASQ_BACKEND,
+    IP_MASQ_EXEMPT,
     MTU,
     key("hairpinMode", Shape::Bool, "frames may go back through the port they came from; default: false"),
     key("promiscMode", Shape::Bool, "the bridge receives every frame; default: false"),
@@ -54,6 +55,7 @@ struct Wire {
     force_address: bool,
     ip_masq: bool,
     ip_masq_backend: String,
+    ip_masq_exempt: Vec<String>,
     mtu: Mtu,
     hairpin_mode: bool,
     promisc_mode: bool,
@@ -88,7 +90,7 @@ pub struct Conf {
     /// Addresses of the bridge that stand in the way are removed.
     pub force_address: bool,
     /// Masquerade the container's addresses; `None`: do not.
-    pub masquerade: Option<Backend>,
+    pub masquerade: Option<Masquerade>,
     /// Of both ends, and of a bridge that is made.
     pub mtu: Mtu,
     /// Frames may go back through the port they came from.
@@ -148,7 +150,7 @@ impl Conf {
             is_gateway: wire.is_gateway || wire.is_default_gateway,
             is_default_gateway: wire.is_default_gateway,
             force_address: wire.force_address,
-            masquerade: Backend::of(wire.ip_masq, &wire.ip_masq_backend)?,
+            masquerade: Masquerade::of(wire.ip_masq, &wire.ip_masq_backend, &wire.ip_masq_exempt)?,
             mtu: wire.mtu,
             hairpin: wire.hairpin_mode,
             promisc: wire.promisc_mode,

@@ -6,13 +6,14 @@ mod conf;
 mod gateway;
 mod link;
 mod port;
+mod update;
 
 use ipnet::IpNet;
 use nix::errno::Errno;
 
 use self::conf::Conf;
 use super::keys::{Key, MAC};
-use super::{Kind, Plugin};
+use super::{Kind, Plugin, Update};
 use crate::attach::container::{Container, Ipv6, wait_usable};
 use crate::attach::owner::alias;
 use crate::attach::undo::{Undo, or_take_back};
@@ -46,6 +47,14 @@ impl Plugin for Bridge {
 
     fn capabilities(&self) -> &'static [Key] {
         &[MAC]
+    }
+
+    fn live_keys(&self) -> &'static [&'static str] {
+        update::LIVE_KEYS
+    }
+
+    fn update(&self, update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
+        update::update(update, kernel)
     }
 
     fn validate(&self, req: &Request) -> Result<()> {
@@ -137,8 +146,8 @@ fn attach<'a>(
         let watch = container.prepare(ipv6(conf, &result), &req.ifname)?;
         let changes = address::changes(&pair.container.dev(), &result, CONTAINER, conf.dad)?;
         container.rtnl.apply(&changes)?;
-        if let Some(backend) = conf.masquerade.filter(|_| !addresses.is_empty()) {
-            masquerade::add(kernel.nft()?, &of, &addresses, backend)?;
+        if let Some(wanted) = conf.masquerade.as_ref().filter(|_| !addresses.is_empty()) {
+            masquerade::add(kernel.nft()?, &of, &addresses, wanted)?;
             undo.push(move |kernel| masquerade::del(kernel.nft()?, &of, &[]));
         }
         let up = kernel.host()?.wait_port_up(host.index, veth::UP_BUDGET).context("bridge port")?;

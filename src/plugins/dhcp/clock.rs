@@ -30,7 +30,7 @@ impl Random {
     }
 
     /// The sequence of this seed.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub fn from_seed(seed: u64) -> Random {
         Random(seed)
     }

@@ -155,7 +155,7 @@ struct Wire {
 /// What to do when nobody listens on the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Daemon {
-    /// Not said: start one if the socket does not exist.
+    /// Not said: start one if the socket does not exist, or is left from one that was started like that.
     Default,
     /// Start one.
     Auto,

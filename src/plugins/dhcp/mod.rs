@@ -8,6 +8,8 @@ pub mod command;
 mod conf;
 mod daemon;
 mod frame;
+#[cfg(test)]
+mod fuzzed;
 mod leases;
 mod names;
 mod options;

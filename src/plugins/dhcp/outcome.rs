@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv6Net};
+use serde::{Deserialize, Serialize};
 
 use super::v4::lease::Lease;
 use super::v4::packet::code;
 use super::v6;
+use super::v6::information::Known;
 use super::v6::slaac::Slaac;
 use crate::attach::address;
 use crate::cni::{CniResult, IpConfig, Result, Route};
@@ -19,9 +21,10 @@ const SCOPE_LINK: i64 = 253;
 const LEAST_MTU: u16 = 68;
 
 /// What an attachment has got.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Addresses, routes and name servers.
+    #[serde(with = "as_json")]
     pub result: CniResult,
     /// MTU that a server asks for, bytes.
     pub mtu: Option<u32>,
@@ -56,9 +59,15 @@ impl Outcome {
         self.mtu = options.u16(code::MTU).filter(|mtu| *mtu >= LEAST_MTU).map(u32::from);
     }
 
-    /// Adds what routers tell (`addresses`: also the addresses made from it) and what a DHCPv6 lease gives.
-    pub fn add_v6(&mut self, lease: Option<&v6::lease::Lease>, slaac: Option<&Slaac>, addresses: bool) {
-        let gateway = slaac.and_then(Slaac::gateway).map(IpAddr::V6);
+    /// Adds what routers tell (`addresses`: also the addresses made from it), and what DHCPv6 servers give.
+    pub fn add_v6(
+        &mut self,
+        lease: Option<&v6::lease::Lease>,
+        known: Option<&Known>,
+        slaac: &Slaac,
+        addresses: bool,
+    ) {
+        let gateway = slaac.gateway().map(IpAddr::V6);
         let mut add = |net: Ipv6Net| {
             self.result.ips.push(IpConfig { address: IpNet::V6(net), gateway, interface: None });
         };
@@ -66,32 +75,32 @@ impl Outcome {
             // A server does not say what is on the link (RFC 5942), routers do.
             Ipv6Net::new(*address, 128).into_iter().for_each(&mut add);
         }
-        if let Some(slaac) = slaac.filter(|_| addresses) {
+        if addresses {
             slaac.addresses().into_iter().for_each(&mut add);
         }
         let own: Vec<IpNet> = self.result.ips.iter().map(|ip| ip.address.trunc()).collect();
-        let on_link =
-            slaac.into_iter().flat_map(Slaac::on_link).map(IpNet::V6).filter(|net| !own.contains(net));
+        let on_link = slaac.on_link().map(IpNet::V6).filter(|net| !own.contains(net));
         let on_link = on_link.map(|net| Route { scope: Some(SCOPE_LINK), ..Route::new(net, None) });
         self.result.routes.extend(on_link);
         let routes = &mut self.result.routes;
-        let told = slaac.into_iter().flat_map(Slaac::routes);
+        let told = slaac.routes();
         routes.extend(told.map(|(net, router)| Route::new(IpNet::V6(net), Some(router.into()))));
         routes.extend(gateway.map(|gw| Route::new(address::default_destination(false), Some(gw))));
         let dns = &mut self.result.dns;
-        let servers = lease.map(|l| l.dns.as_slice()).unwrap_or_default().iter().copied();
-        for server in servers.chain(slaac.into_iter().flat_map(Slaac::dns)).map(|ip| ip.to_string()) {
+        let servers = lease.into_iter().flat_map(|l| &l.dns).chain(known.into_iter().flat_map(|k| &k.dns));
+        for server in servers.copied().chain(slaac.dns()).map(|ip| ip.to_string()) {
             if !dns.nameservers.contains(&server) {
                 dns.nameservers.push(server);
             }
         }
-        let names = lease.map(|l| l.search.as_slice()).unwrap_or_default().iter().map(String::as_str);
-        for name in names.chain(slaac.into_iter().flat_map(Slaac::search)) {
+        let names =
+            lease.into_iter().flat_map(|l| &l.search).chain(known.into_iter().flat_map(|k| &k.search));
+        for name in names.map(String::as_str).chain(slaac.search()) {
             if !dns.search.iter().any(|known| known == name) {
                 dns.search.push(name.to_owned());
             }
         }
-        self.mtu = self.mtu.into_iter().chain(slaac.and_then(Slaac::mtu)).min();
+        self.mtu = self.mtu.into_iter().chain(slaac.mtu()).min();
     }
 
     /// Gives every route a metric, unless 0.
@@ -135,6 +144,28 @@ impl Outcome {
     }
 }
 
+/// A result as the protocol's newest version writes it.
+mod as_json {
+    use serde::de::Error as _;
+    use serde::ser::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_json::value::RawValue;
+
+    use crate::cni::json::Value;
+    use crate::cni::{CniResult, Version};
+
+    pub fn serialize<S: Serializer>(result: &CniResult, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = result.to_json(Version::LATEST).map_err(S::Error::custom)?;
+        RawValue::from_string(text).map_err(S::Error::custom)?.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<CniResult, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        let value = Value::parse(raw.get().as_bytes()).map_err(D::Error::custom)?;
+        CniResult::from_json(&value, Version::LATEST).map_err(D::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +179,10 @@ mod tests {
             .routes
             .extend(gateway.map(|gw| Route::new(address::default_destination(true), Some(gw))));
         outcome
+    }
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
     }
 
     fn printed(before: &Outcome, after: &Outcome) -> Vec<String> {
@@ -179,6 +214,18 @@ mod tests {
             (outcome("10.0.0.5/24", Some("10.0.0.1"), None), outcome("10.0.0.5/24", None, None));
         assert_eq!(printed(&before, &after), ["ip route del default via 10.0.0.1 dev eth0"]);
         assert_eq!(printed(&after, &before), ["ip route add default via 10.0.0.1 dev eth0"]);
+    }
+
+    #[test]
+    fn what_was_given_can_be_written_down() {
+        let mut outcome = outcome("10.0.0.5/24", Some("10.0.0.1"), Some(1400));
+        outcome.result.routes[0].priority = 7_u32.into();
+        outcome.result.routes.push(Route { scope: Some(SCOPE_LINK), ..Route::new(net("fd00::/64"), None) });
+        outcome.result.dns.nameservers.push("10.0.0.2".into());
+        for outcome in [outcome, Outcome::default()] {
+            let text = serde_json::to_string(&outcome).unwrap();
+            assert_eq!(serde_json::from_str::<Outcome>(&text).unwrap(), outcome, "{text}");
+        }
     }
 
     #[test]

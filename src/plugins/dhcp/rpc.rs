@@ -208,7 +208,8 @@ pub fn may_start(socket: &Path, daemon: Daemon) -> bool {
     match daemon {
         Daemon::Auto => true,
         Daemon::Required => false,
-        Daemon::Default => !socket.exists(),
+        // A log beside the socket: a plugin has started the daemon that left the socket there, and nobody else will.
+        Daemon::Default => !socket.exists() || log_of(socket).exists(),
     }
 }
 

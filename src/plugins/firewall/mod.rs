@@ -17,7 +17,7 @@ use self::firewalld::{Firewalld, Records};
 use self::isolation::{Policy, Subject};
 use self::rules::Left;
 use super::keys::{Key, Shape, key};
-use super::{Kind, Plugin};
+use super::{Kind, Plugin, Update};
 use crate::attach::masquerade::{self, names};
 use crate::attach::undo::or_take_back;
 use crate::attach::verify::difference;
@@ -177,6 +177,27 @@ impl Plugin for Firewall {
 
     fn capabilities(&self) -> &'static [Key] {
         &[]
+    }
+
+    fn live_keys(&self) -> &'static [&'static str] {
+        &["backend", "firewalldZone", "iptablesAdminChainName", "ingressPolicy"]
+    }
+
+    fn joins(&self) -> bool {
+        true
+    }
+
+    fn update(&self, update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
+        let prev = prev_result(update.to)?;
+        if update.is_changed {
+            let conf = Conf::new(update.to)?;
+            attach(update.to, &conf, &prev, kernel)?;
+            if conf.backend.firewalld(kernel)?.is_none() {
+                let own = names::element_comment(&Attachment::of(update.to));
+                remove_sources(kernel, &|tag| tag == own)?;
+            }
+        }
+        Ok(prev)
     }
 
     fn validate(&self, req: &Request) -> Result<()> {

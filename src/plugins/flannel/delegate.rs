@@ -28,6 +28,11 @@ pub fn config(own: &Value, name: &str, env: &SubnetEnv) -> Result<Value> {
         set(&mut delegate, "cniVersion", version.into_owned());
     }
     set_unless_given(&mut delegate, "ipMasq", Value::Bool(!env.ip_masq));
+    if Value::Object(delegate.clone()).get("ipMasq").as_deref() == Some(&Value::Bool(true)) {
+        // As the daemon does it: containers of other nodes see each other's addresses.
+        let networks = env.networks.iter().map(|net| text(&net.to_string())).collect();
+        set_unless_given(&mut delegate, "ipMasqExempt", Value::Array(networks));
+    }
     set_unless_given(&mut delegate, "mtu", Value::Number(env.mtu.to_string()));
     if plugin_type(&Value::Object(delegate.clone())).is_some_and(|t| t == "bridge") {
         set_unless_given(&mut delegate, "isGateway", Value::Bool(true));
@@ -167,6 +172,8 @@ mod tests {
         let own = Value::parse(br#"{"name":"n"}"#).unwrap();
         let made = config(&own, "n", &env(false)).unwrap();
         assert_eq!(made.get("ipMasq").as_deref(), Some(&Value::Bool(true)));
+        let exempt = made.get("ipMasqExempt").unwrap().to_text();
+        assert_eq!(exempt, r#"["10.244.0.0/16","fd00::/48"]"#, "but for traffic between nodes");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod store;
 
 use std::iter::once;
 use std::net::IpAddr;
+use std::path::Path;
 
 use ipnet::IpNet;
 
@@ -52,13 +53,23 @@ impl Plugin for HostLocal {
         &[RANGES, keys::IPS]
     }
 
+    fn live_keys(&self) -> &'static [&'static str] {
+        &["routes", "resolvConf"]
+    }
+
+    fn given(&self, req: &Request) -> Result<Option<CniResult>> {
+        let (routes, resolv_conf) = ranges::given(req)?;
+        let dns = read_dns(resolv_conf.as_deref())?;
+        Ok(Some(CniResult { routes, dns, ..CniResult::default() }))
+    }
+
     fn validate(&self, req: &Request) -> Result<()> {
         Conf::read(req).map(drop)
     }
 
     fn add(&self, req: &Request, _: &mut Kernel) -> Result<CniResult> {
         let conf = Conf::read(req)?;
-        let dns = read_dns(&conf)?;
+        let dns = read_dns(conf.resolv_conf.as_deref())?;
         let mut store = Store::create(&conf.directory, Boot::current())?;
         let added = reserve_all(&mut store, &conf, req);
         store.seal();
@@ -136,8 +147,8 @@ impl Plugin for HostLocal {
     }
 }
 
-fn read_dns(conf: &Conf) -> Result<Dns> {
-    let Some(path) = &conf.resolv_conf else { return Ok(Dns::default()) };
+fn read_dns(resolv_conf: Option<&Path>) -> Result<Dns> {
+    let Some(path) = resolv_conf else { return Ok(Dns::default()) };
     let bytes = std::fs::read(path)
         .map_err(|e| Error::io(format_args!("ipam.resolvConf: read {}", path.display()), &e))?;
     Ok(resolv_conf::parse(&String::from_utf8_lossy(&bytes)))

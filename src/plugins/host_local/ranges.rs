@@ -185,6 +185,26 @@ impl Conf {
     }
 }
 
+/// `ipam.routes` and `ipam.resolvConf`, without a look at anything else.
+///
+/// # Errors
+/// [`Code::DECODING`] for a wrong JSON type.
+pub(super) fn given(req: &Request) -> Result<(Vec<Route>, Option<PathBuf>)> {
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Ipam {
+        routes: Vec<Route>,
+        resolv_conf: String,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Wire {
+        ipam: Ipam,
+    }
+    let Ipam { routes, resolv_conf } = req.config.read::<Wire>()?.ipam;
+    Ok((routes, Some(PathBuf::from(resolv_conf)).filter(|path| !path.as_os_str().is_empty())))
+}
+
 /// `<dataDir>/<network name>`; the name has been checked to be a plain file name.
 fn directory(data_dir: &str, name: &str) -> PathBuf {
     dry_run::files(Path::new(if data_dir.is_empty() { DATA_DIR } else { data_dir }).join(name))

@@ -13,6 +13,7 @@ mod tests;
 mod upstream;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -20,7 +21,7 @@ use ipnet::IpNet;
 use self::conf::{Backend, Conf};
 use self::record::Record;
 use super::keys::{Key, Shape, key};
-use super::{Kind, Plugin};
+use super::{Kind, Plugin, Update};
 use crate::attach::masquerade::{self, maps::plan_unused};
 use crate::attach::undo::or_take_back;
 use crate::attach::{Attachment, verify};
@@ -116,6 +117,37 @@ impl Plugin for Portmap {
         KEYS
     }
 
+    fn live_keys(&self) -> &'static [&'static str] {
+        &[
+            "runtimeConfig.portMappings",
+            "backend",
+            "snat",
+            "masqAll",
+            "markMasqBit",
+            "externalSetMarkChain",
+            "conditionsV4",
+            "conditionsV6",
+        ]
+    }
+
+    fn joins(&self) -> bool {
+        true
+    }
+
+    /// Mappings that stay are not touched, and neither are their connections.
+    fn update(&self, update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
+        let (conf, prev) = (Conf::new(update.to)?, verify::prev_result(update.to)?);
+        if update.is_changed {
+            replace(&Attachment::of(update.to), &conf, &prev, kernel)?;
+        }
+        if conf.snat && !conf.mappings.is_empty() {
+            // Also when the bridge has turned it off.
+            let container = conf::container_addresses(&prev, &update.to.ifname);
+            let_frames_back(&prev, &container, kernel)?;
+        }
+        Ok(prev)
+    }
+
     fn validate(&self, req: &Request) -> Result<()> {
         Conf::new(req).map(drop)
     }
@@ -198,11 +230,55 @@ fn add(of: &Attachment, conf: &Conf, container: &[IpNet], kernel: &mut Kernel) -
         Backend::Nftables => nft.commit(|nft| maps::plan_add(nft, of, conf, container)),
         Backend::Iptables => nft.commit(|nft| iptables::plan_add(nft, of, conf, container)),
     }?;
-    let records: Vec<Record> =
-        container.iter().flat_map(|net| Record::all(&conf.mappings, net.addr())).collect();
+    lead(&records(conf, container), conf, container, kernel)
+}
+
+/// The mappings of a configuration, in full.
+fn records(conf: &Conf, container: &[IpNet]) -> Vec<Record> {
+    container.iter().flat_map(|net| Record::all(&conf.mappings, net.addr())).collect()
+}
+
+/// Makes the attachment's mappings those of the configuration, in its layout, and what there is in others' go: in one
+/// transaction.
+fn replace(of: &Attachment, conf: &Conf, prev: &CniResult, kernel: &mut Kernel) -> Result<()> {
+    let container = conf::container_addresses(prev, of.ifname);
+    let known: Vec<IpAddr> = container.iter().map(IpNet::addr).collect();
+    if conf.mappings.is_empty() {
+        return remove(of, &known, kernel);
+    }
+    let nft = kernel.nft()?;
+    let mut former = maps::records(nft, of)?;
+    former.extend(iptables::records(nft, of)?);
+    let mut chains = BTreeSet::new();
+    // What it plans is planned again below: these are the chains that may be left without use.
+    maps::plan_del(nft, of, &mut chains)?;
+    nft.commit(|nft| {
+        let mut changes = upstream::plan_del(nft, of, &known)?;
+        match conf.backend {
+            Backend::Nftables => {
+                changes.extend(iptables::plan_del(nft, of)?);
+                changes.extend(maps::plan_add(nft, of, conf, &container)?);
+            }
+            Backend::Iptables => {
+                changes.extend(maps::plan_del(nft, of, &mut BTreeSet::new())?);
+                changes.extend(iptables::plan_add(nft, of, conf, &container)?);
+            }
+        }
+        Ok(changes)
+    })?;
+    nft.commit(|nft| plan_unused(nft, &chains))?;
+    let wanted = records(conf, &container);
+    former.retain(|record| !wanted.contains(record));
+    // As in `lead`.
+    let _ = flows::forget_led(&former);
+    lead(&wanted, conf, &container, kernel)
+}
+
+/// What mappings need besides rules, when these are there.
+fn lead(records: &[Record], conf: &Conf, container: &[IpNet], kernel: &mut Kernel) -> Result<()> {
     // After the rules, so that a flow that starts now goes by them. Flows that stay end by themselves when their
     // clients are silent for half a minute: no reason to fail.
-    let _ = flows::forget_stale(&records, kernel);
+    let _ = flows::forget_stale(records, kernel);
     match localhost(conf, container) {
         Some(address) => {
             kernel.nft()?.commit(layout::plan_martians)?;

@@ -7,8 +7,10 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::keys::{self, Key};
-use super::{Kind, Plugin};
+use super::{Kind, Plugin, Update};
 use crate::attach::container::{Container, Ipv6, wait_usable};
+use crate::attach::live::{self, Pair};
+use crate::attach::masquerade::Masquerade;
 use crate::attach::mtu::Mtu;
 use crate::attach::undo::{Undo, or_take_back};
 use crate::attach::verify::{self, difference};
@@ -26,12 +28,13 @@ const CONTAINER: i64 = 1;
 struct Wire {
     ip_masq: bool,
     ip_masq_backend: String,
+    ip_masq_exempt: Vec<String>,
     mtu: Mtu,
 }
 
 /// The configuration, checked.
 struct Conf {
-    masquerade: Option<masquerade::Backend>,
+    masquerade: Option<Masquerade>,
     mtu: Mtu,
     ipam: Option<String>,
     dns: Option<Dns>,
@@ -42,7 +45,7 @@ impl Conf {
         let wire: Wire = req.config.read()?;
         let common = req.config.common()?;
         Ok(Conf {
-            masquerade: masquerade::Backend::of(wire.ip_masq, &wire.ip_masq_backend)?,
+            masquerade: Masquerade::of(wire.ip_masq, &wire.ip_masq_backend, &wire.ip_masq_exempt)?,
             mtu: wire.mtu,
             ipam: common.ipam,
             dns: common.dns,
@@ -51,7 +54,9 @@ impl Conf {
 
     fn ipam(&self) -> Result<&str> {
         let missing = || Error::config("ipam.type: ptp needs an IPAM plugin, such as \"host-local\"");
-        self.ipam.as_deref().ok_or_else(missing)
+        let plugin = self.ipam.as_deref().ok_or_else(missing)?;
+        ipam::must_not_need_link(plugin, "a ptp interface leads to its host alone")?;
+        Ok(plugin)
     }
 }
 
@@ -72,11 +77,35 @@ impl Plugin for Ptp {
     }
 
     fn keys(&self) -> &'static [Key] {
-        &[keys::IP_MASQ, keys::IP_MASQ_BACKEND, keys::MTU]
+        &[keys::IP_MASQ, keys::IP_MASQ_BACKEND, keys::IP_MASQ_EXEMPT, keys::MTU]
     }
 
     fn capabilities(&self) -> &'static [Key] {
         &[]
+    }
+
+    fn live_keys(&self) -> &'static [&'static str] {
+        &["mtu", "ipMasq", "ipMasqBackend", "ipMasqExempt", "dns", "ipam"]
+    }
+
+    fn update(&self, update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
+        let req = update.to;
+        let (from, to) = (Conf::new(update.from)?, Conf::new(req)?);
+        let mut result = verify::prev_result(req)?;
+        let mut pair = Pair::find(req, kernel)?;
+        pair.set_mtu((from.mtu, to.mtu), kernel, &mut result)?;
+        let (was, is) = (live::given(update.from, Some(from.ipam()?))?, live::given(req, Some(to.ipam()?))?);
+        let routed = [&was, &is].map(|given| live::with_routes(&result, given.as_ref(), CONTAINER));
+        let [former, wanted] = &routed;
+        pair.inside.set_routes(former, wanted, &mut result)?;
+        live::set_masquerade(
+            &Attachment::of(req),
+            &result,
+            (from.masquerade.as_ref(), to.masquerade.as_ref()),
+            kernel,
+        )?;
+        live::set_dns((from.dns.as_ref(), to.dns.as_ref()), (was.as_ref(), is.as_ref()), &mut result)?;
+        Ok(result)
     }
 
     fn validate(&self, req: &Request) -> Result<()> {
@@ -159,8 +188,8 @@ fn attach<'a>(
     let dev = pair.container.dev();
     let inside = container.prepare(if has_ipv6 { Ipv6::NoDad } else { Ipv6::None }, &req.ifname)?;
     container.rtnl.apply(&routes::container_changes(&dev, &result, &hops, CONTAINER)?)?;
-    if let Some(backend) = conf.masquerade {
-        masquerade::add(kernel.nft()?, &of, &addresses, backend)?;
+    if let Some(wanted) = &conf.masquerade {
+        masquerade::add(kernel.nft()?, &of, &addresses, wanted)?;
         undo.push(move |kernel| masquerade::del(kernel.nft()?, &of, &[]));
     }
     kernel.host()?.wait_port_up(host.index, veth::UP_BUDGET).context("host")?;
@@ -220,8 +249,8 @@ fn check(req: &Request, conf: &Conf, kernel: &mut Kernel) -> Result<()> {
     let mut back = routes::to_container(&hops, &host.dev());
     back.iter_mut().for_each(|route| route.scope = None);
     verify::specific_routes(rtnl, &host, &back).context("host")?;
-    if let Some(backend) = conf.masquerade {
-        masquerade::check(kernel.nft()?, &Attachment::of(req), &addresses, backend)?;
+    if let Some(wanted) = &conf.masquerade {
+        masquerade::check(kernel.nft()?, &Attachment::of(req), &addresses, wanted)?;
     }
     address::routes(&inside.dev(), &prev).map(drop)
 }

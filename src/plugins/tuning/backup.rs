@@ -109,6 +109,27 @@ impl Backup {
         changes.into_iter().flatten().map(Change::SetLink).collect()
     }
 
+    /// What it says about attributes that `from` sets and `to` does not. `None` when it does not know one of them.
+    pub fn of_dropped(&self, from: &Conf, to: &Conf) -> Option<Backup> {
+        let dropped = Backup {
+            promisc: self.promisc.filter(|_| from.promisc && !to.promisc),
+            mtu: if from.mtu.is_some() && to.mtu.is_none() { self.mtu } else { 0 },
+            allmulti: self.allmulti.filter(|_| from.allmulti.is_some() && to.allmulti.is_none()),
+            tx_queue: self.tx_queue.filter(|_| from.tx_queue.is_some() && to.tx_queue.is_none()),
+            ..Backup::default()
+        };
+        let known = (!from.promisc || to.promisc || dropped.promisc.is_some())
+            && (from.mtu.is_none() || to.mtu.is_some() || dropped.mtu != 0)
+            && (from.allmulti.is_none() || to.allmulti.is_some() || dropped.allmulti.is_some())
+            && (from.tx_queue.is_none() || to.tx_queue.is_some() || dropped.tx_queue.is_some());
+        known.then_some(dropped)
+    }
+
+    /// The MTU that it knows.
+    pub fn mtu(&self) -> Option<u32> {
+        Some(self.mtu).filter(|mtu| *mtu != 0)
+    }
+
     /// Whether it was made for this network. Those of the Go plugin do not say.
     pub fn is_on(&self, network: &str) -> bool {
         self.network == network

@@ -4,6 +4,7 @@
 mod allowlist;
 mod backup;
 mod conf;
+mod update;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use self::backup::Backup;
 use self::conf::{Conf, Sysctl};
 use super::keys::{self, Key};
-use super::{Kind, Plugin};
+use super::{Kind, Plugin, Update};
 use crate::attach::container::Container;
 use crate::attach::undo::{Undo, or_take_back};
 use crate::attach::verify::{self, difference};
@@ -43,6 +44,14 @@ impl Plugin for Tuning {
 
     fn capabilities(&self) -> &'static [Key] {
         &[keys::MAC]
+    }
+
+    fn live_keys(&self) -> &'static [&'static str] {
+        &["sysctl", "mtu", "promisc", "allmulti", "txQLen"]
+    }
+
+    fn update(&self, update: Update<'_>, _: &mut Kernel) -> Result<CniResult> {
+        update::update(update)
     }
 
     fn validate(&self, req: &Request) -> Result<()> {

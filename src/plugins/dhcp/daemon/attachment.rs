@@ -7,7 +7,7 @@ use super::super::outcome::Outcome;
 use super::super::v4::lease::Lease;
 use super::super::v4::machine::Output;
 use super::super::v6;
-use super::super::wanted::Wanted;
+use super::super::wanted::{ClientId, Wanted};
 use super::Tools;
 use super::link::Link;
 use super::shown::Shown;
@@ -68,50 +68,46 @@ impl Attachment {
             return Err(Error::internal("its interface was replaced by another"));
         }
         (attachment.requesting, attachment.requesting6) = (record.requesting, record.requesting6);
-        let mut given = Outcome::default();
+        let is_given = record.given.is_some();
+        let (mut outputs, mut outputs6) = (Vec::new(), Vec::new());
         if let Some(side) = &mut attachment.v4 {
             side.server_mac = record.server_mac;
-            if let Some(lease) = &record.v4 {
-                given.add_v4(lease);
-            }
-            let outputs = match record.v4 {
+            outputs = match record.v4 {
                 Some(lease) => side.machine.resume(lease, now()),
-                None if record.given => side.machine.start(now()),
+                None if is_given => side.machine.start(now()),
                 None => Vec::new(),
             };
-            attachment.resume_given(record.given, &mut given);
-            attachment.carry_out(outputs, tools);
         }
         if let Some(side) = &mut attachment.v6 {
-            given.add_v6(record.v6.as_ref(), None, false);
-            let fresh = record.v6.is_none() && record.given;
-            let mut outputs = side.start(fresh, &attachment.link, id, tools)?;
+            record.slaac.into_iter().for_each(|told| side.slaac.resume(told));
+            record.known.into_iter().for_each(|known| side.information.resume(known));
+            let fresh = record.v6.is_none() && is_given;
+            outputs6 = side.start(fresh, &attachment.link, id, tools)?;
             if let (Some(lease), Some(machine)) = (record.v6, &mut side.machine) {
-                outputs.extend(machine.resume(lease, now()));
+                outputs6.extend(machine.resume(lease, now()));
             }
-            attachment.resume_given(record.given, &mut given);
-            attachment.carry_out6(outputs, tools);
         }
+        // The earlier daemon may have ended after a lease changed and before the interface did.
+        attachment.given = record.given;
+        attachment.carry_out(outputs, tools);
+        attachment.carry_out6(outputs6, tools);
+        attachment.follow(tools);
         Ok(attachment)
-    }
-
-    /// What the interface has, as far as it is known from the leases.
-    fn resume_given(&mut self, is_given: bool, given: &mut Outcome) {
-        if is_given {
-            given.set_priority(self.wanted.priority);
-            self.given = Some(given.clone());
-        }
     }
 
     fn attach(id: u64, wanted: Wanted, tools: &Tools<'_>) -> Result<Attachment> {
         let path = format!("{}{}", tools.flags.host_prefix, wanted.netns);
         let link = Link::open(&path, &wanted.key.ifname, wanted.wants_ipv6())?;
+        if wanted.ipv4 && wanted.client_id == ClientId::Mac && link.kind == "ipvlan" {
+            let msg = "ipam.clientID: \"mac\": all ipvlan interfaces of a link have the same one";
+            return Err(Error::config(msg));
+        }
         tools
             .epoll
             .add(link.watch(), EpollEvent::new(EpollFlags::EPOLLIN, id | LINKS))
             .map_err(|e| Error::system("epoll_ctl", e))?;
         let v4 = wanted.ipv4.then(|| Side4::new(&wanted, &link, tools));
-        let v6 = Side6::new(&wanted, &link, tools);
+        let v6 = Side6::new(&wanted, tools);
         Ok(Attachment {
             id,
             wanted,
@@ -158,7 +154,7 @@ impl Attachment {
         }
         if let Some(side) = &self.v6 {
             let lease = side.machine.as_ref().and_then(|machine| machine.lease());
-            outcome.add_v6(lease, Some(&side.slaac), side.autonomous);
+            outcome.add_v6(lease, side.information.known(), &side.slaac, side.autonomous);
         }
         outcome.set_priority(self.wanted.priority);
         outcome
@@ -252,9 +248,9 @@ impl Attachment {
             self.start_v6(fresh, tools);
         }
         if let Some(side) = &mut self.v6 {
-            let solicited = side.solicit(&self.link);
+            let asked = [side.solicit(&self.link), side.ask(&self.link, self.id, tools)];
             let outputs = side.machine.as_mut().map(|machine| machine.timer(now())).unwrap_or_default();
-            if let Err(e) = solicited {
+            for e in asked.into_iter().filter_map(Result::err) {
                 tools.log(&self.wanted.key, &e.to_string());
             }
             self.carry_out6(outputs, tools);
@@ -272,9 +268,12 @@ impl Attachment {
             return self.carry_out(outputs, tools);
         }
         if let Some(side) = &mut self.v6 {
-            let outputs = side.readable(kind);
+            let (outputs, news) = side.readable(kind);
             self.carry_out6(outputs, tools);
             self.follow(tools);
+            if news && self.given.is_some() {
+                self.save(tools);
+            }
         }
     }
 
@@ -298,7 +297,7 @@ impl Attachment {
                 self.carry_out(outputs, tools);
             }
             if let Some(side) = &mut self.v6 {
-                side.slaac.start(now());
+                side.slaac.ask(now());
                 let outputs = side.machine.as_mut().map(|m| m.link_returned(now())).unwrap_or_default();
                 self.carry_out6(outputs, tools);
             }
@@ -327,9 +326,9 @@ impl Attachment {
                 Output::Lost(why) => {
                     self.requesting = None;
                     tools.log(&self.wanted.key, &why);
+                    self.save(tools);
                     // The interface must be empty before anything else is sent.
                     self.follow(tools);
-                    self.save(tools);
                     Ok(())
                 }
                 Output::Note(text) => {
@@ -375,8 +374,8 @@ impl Attachment {
                 Output::Lost(why) => {
                     self.requesting6 = None;
                     tools.log(&self.wanted.key, &why);
-                    self.follow(tools);
                     self.save(tools);
+                    self.follow(tools);
                     Ok(())
                 }
                 Output::Note(text) => {
@@ -396,7 +395,8 @@ impl Attachment {
         }
     }
 
-    /// Changes the interface after the leases, when a caller has been told otherwise.
+    /// Changes the interface after the leases, when a caller has been told otherwise. What the interface has is written down
+    /// when it is so: whoever continues after a crash in between makes the same changes (again).
     fn follow(&mut self, tools: &Tools<'_>) {
         let Some(given) = &self.given else { return };
         let outcome = self.outcome();
@@ -412,15 +412,16 @@ impl Attachment {
             Err(e) => tools.log(&self.wanted.key, &e.to_string()),
         }
         self.given = Some(outcome);
+        self.save(tools);
     }
 
-    fn save(&self, tools: &Tools<'_>) {
+    fn save(&mut self, tools: &Tools<'_>) {
         if let Err(e) = tools.store.save(&self.record(tools)) {
             tools.log(&self.wanted.key, &e.to_string());
         }
     }
 
-    fn record(&self, tools: &Tools<'_>) -> Record {
+    fn record(&mut self, tools: &Tools<'_>) -> Record {
         Record {
             boot: tools.store.boot().to_owned(),
             wanted: self.wanted.clone(),
@@ -432,12 +433,15 @@ impl Attachment {
             server_mac: self.v4.as_ref().and_then(|side| side.server_mac),
             v6: self.v6.as_ref().and_then(|side| side.machine.as_ref()?.lease().cloned()),
             requesting6: self.requesting6.clone(),
-            given: self.given.is_some(),
+            slaac: self.v6.as_mut().map(|side| side.slaac.told(now()).clone()),
+            known: self.v6.as_ref().and_then(|side| side.information.known().cloned()),
+            given: self.given.clone(),
         }
     }
 
-    /// Gives up everything and forgets it.
-    pub fn release(mut self, tools: &Tools<'_>) -> Result<()> {
+    /// Gives up everything and forgets it. What is returned beside is to be kept until it [has left](Attachment::has_left):
+    /// a RELEASE that no server has answered yet.
+    pub fn release(mut self, tools: &Tools<'_>) -> (Option<Attachment>, Result<()>) {
         if self.gone.is_none() {
             let mut outputs = Vec::new();
             if let Some(side) = &mut self.v4 {
@@ -451,11 +455,34 @@ impl Attachment {
             self.carry_out_last(outputs, tools);
             self.release_v6(tools);
         }
-        self.abandon(tools)
+        let removed = tools.store.remove(&self.wanted.key);
+        (self.given, self.starting) = (None, None);
+        if let Some(side) = self.v4.take() {
+            side.close(tools);
+        }
+        if self.gone.is_none() && self.v6.as_mut().is_some_and(|side| side.leave(tools)) {
+            return (Some(self), removed);
+        }
+        self.close(tools);
+        (None, removed)
+    }
+
+    /// Whether nothing is left to be done about a RELEASE, or nothing can be.
+    pub fn has_left(&self) -> bool {
+        let says_farewell =
+            self.v6.as_ref().and_then(|s| s.machine.as_ref()).is_some_and(|m| m.says_farewell());
+        self.gone.is_some() || !says_farewell
     }
 
     /// Forgets it without giving the lease up: it is to be had again elsewhere.
-    pub fn abandon(mut self, tools: &Tools<'_>) -> Result<()> {
+    pub fn abandon(self, tools: &Tools<'_>) -> Result<()> {
+        let removed = tools.store.remove(&self.wanted.key);
+        self.close(tools);
+        removed
+    }
+
+    /// Closes everything.
+    pub fn close(mut self, tools: &Tools<'_>) {
         let _ = tools.epoll.delete(self.link.watch());
         if let Some(side) = self.v4.take() {
             side.close(tools);
@@ -463,14 +490,13 @@ impl Attachment {
         if let Some(side) = self.v6.take() {
             side.close(tools);
         }
-        tools.store.remove(&self.wanted.key)
     }
 
     fn release_v6(&mut self, tools: &Tools<'_>) {
         let Some(side) = &mut self.v6 else { return };
         let Some(machine) = &mut side.machine else { return };
         let outputs = match (self.requesting6.take(), machine.lease()) {
-            (Some(asked), None) => vec![machine.release_of(asked, now())],
+            (Some(asked), None) => machine.release_of(asked, now()),
             _ => machine.release(now()),
         };
         for output in outputs {

@@ -42,6 +42,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_duid_is_the_machines_and_does_not_tell_its_id() {
+        let root = std::env::temp_dir().join(format!("cni-all-duid-{}", std::process::id()));
+        std::fs::create_dir_all(root.join("etc")).unwrap();
+        let prefix = root.to_str().unwrap();
+        let duid_of = |id: &str| {
+            std::fs::write(root.join("etc/machine-id"), id).unwrap();
+            duid(prefix)
+        };
+        let one = duid_of("0123456789abcdef0123456789abcdef\n");
+        assert_eq!(one, duid_of("0123456789abcdef0123456789abcdef"));
+        assert_ne!(one, duid_of("0123456789abcdef0123456789abcdee\n"));
+        // DUID-UUID (RFC 6355): type 4 and a UUID of version 8, variant 1.
+        assert_eq!((one.len(), &one[..2], one[8] >> 4, one[10] >> 6), (18, &[0, 4][..], 8, 2));
+        assert!(!one.windows(4).any(|window| window == [0x01, 0x23, 0x45, 0x67]));
+        // A machine that has not got its id yet goes by the boot's.
+        assert_eq!(duid_of("uninitialized\n"), duid_of(""));
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
     fn identifiers_stay_the_same_and_differ_between_attachments() {
         assert_eq!(duid(""), duid(""));
         assert_eq!((duid("").len(), &duid("")[..2]), (18, &[0, 4][..]));

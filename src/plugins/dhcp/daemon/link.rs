@@ -6,7 +6,7 @@ use nix::libc;
 
 use crate::cni::{Error, Result, ResultExt};
 use crate::kernel::netns::Netns;
-use crate::kernel::rtnl::{Change, Dev, Event, Handle, LinkWatch, RouteSpec, SetLink};
+use crate::kernel::rtnl::{Change, Dev, Event, Handle, LinkWatch, Mac, RouteSpec, SetLink};
 use crate::kernel::sysctl;
 
 use super::super::outcome::Outcome;
@@ -171,13 +171,28 @@ impl Link {
         }
         let mut rtnl = self.rtnl()?;
         let mut errors = Vec::new();
+        let added = changes.iter().any(|change| matches!(change, Change::AddAddress(_)));
         for change in &changes {
             match rtnl.apply(std::slice::from_ref(change)) {
                 Err(e) if e.is_exists() || e.is_gone() => {}
                 outcome => errors.extend(outcome.err()),
             }
         }
+        if added {
+            self.announce(&mut rtnl);
+        }
         Error::all(errors).map_or(Ok(changes), Err)
+    }
+
+    /// Makes the kernel announce the addresses (RFC 5227 section 2.3), as `attach::container` does for the first ones:
+    /// neighbours may know an earlier owner. Those that it does not reach find out by themselves, only later.
+    fn announce(&self, rtnl: &mut Handle) {
+        let _ = self.inside(|| {
+            sysctl::ensure(&format!("net/ipv4/conf/{}/arp_notify", self.name), "1")?;
+            sysctl::ensure(&format!("net/ipv6/conf/{}/ndisc_notify", self.name), "1")
+        });
+        let dev = Dev { index: self.index, name: self.name.clone() };
+        let _ = rtnl.apply(&[Change::SetLink(SetLink { mac: Some(Mac(self.mac)), ..SetLink::of(dev) })]);
     }
 
     /// Lowers the MTU to what a server asks for; it is never raised above what the main plugin chose.

@@ -115,3 +115,25 @@ fn bind(path: &Path) -> Result<UnixListener> {
     placed.map_err(|e| failed(&e))?;
     Ok(socket)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(pid: u32, sockets: &str) -> Result<Option<OwnedFd>> {
+        let env = |name: &str| match name {
+            "LISTEN_PID" => Some(pid.to_string()),
+            "LISTEN_FDS" => Some(sockets.to_owned()),
+            _ => None,
+        };
+        passed(&env)
+    }
+
+    #[test]
+    fn sockets_for_another_process_are_not_ours_and_two_are_too_many() {
+        let own = std::process::id();
+        assert!(with(own + 1, "1").unwrap().is_none() && with(own, "0").unwrap().is_none());
+        let msg = with(own, "2").unwrap_err().to_string();
+        assert!(msg.contains("LISTEN_FDS: too many (>1) sockets"), "{msg}");
+    }
+}

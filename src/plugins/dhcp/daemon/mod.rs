@@ -153,7 +153,12 @@ pub fn release_without(socket: &Path, wanted: &dyn Fn(&Record) -> bool) -> Resul
     for record in left {
         let key = record.wanted.key.clone();
         match attachment::Attachment::resume(1 << 8, record, &tools) {
-            Ok(attachment) => errors.extend(attachment.release(&tools).err()),
+            // Nobody is there to say it again.
+            Ok(attachment) => {
+                let (leaving, released) = attachment.release(&tools);
+                leaving.into_iter().for_each(|attachment| attachment.close(&tools));
+                errors.extend(released.err());
+            }
             // Its namespace or its link is gone: the server finds out when the lease ends.
             Err(_) => errors.extend(store.remove(&key).err()),
         }

@@ -17,7 +17,7 @@ use super::Tools;
 use super::attachment::Attachment;
 use super::listener::Listener;
 use super::shown::Shown;
-use super::token::{CONNECTION, LISTENER, SIGNALS, split};
+use super::token::{CONNECTION, LINKS, LISTENER, SIGNALS, split};
 use crate::cni::{Code, Error, Result};
 
 /// How often it is looked whether namespaces still exist.
@@ -68,6 +68,8 @@ pub struct Server<'a> {
     connections: HashMap<u64, Connection>,
     attachments: HashMap<u64, Attachment>,
     by_key: HashMap<Key, u64>,
+    /// Released, but no server has said that it knows.
+    leaving: HashMap<u64, Attachment>,
     timers: BinaryHeap<Reverse<(Millis, u64)>>,
     next_id: u64,
     next_sweep: Millis,
@@ -93,6 +95,7 @@ impl<'a> Server<'a> {
             connections: HashMap::new(),
             attachments: HashMap::new(),
             by_key: HashMap::new(),
+            leaving: HashMap::new(),
             timers: BinaryHeap::new(),
             next_id: 0,
             next_sweep: now() + SWEEP,
@@ -112,7 +115,11 @@ impl<'a> Server<'a> {
                     self.insert(id, attachment);
                 }
                 // It was about to be got, for a caller that is gone with the earlier daemon.
-                Ok(attachment) => self.forget(attachment, "not finished by an earlier daemon"),
+                Ok(attachment) => {
+                    self.tools.log(&key, "not finished by an earlier daemon");
+                    let released = self.let_go(id, attachment);
+                    self.report(released);
+                }
                 Err(e) => {
                     self.tools.log(&key, &format!("forgotten: {e}"));
                     self.report(self.tools.store.remove(&key));
@@ -169,6 +176,9 @@ impl<'a> Server<'a> {
                 if let Some(attachment) = self.attachments.get_mut(&id) {
                     attachment.readable(kind, self.tools);
                     self.follow_up(id);
+                } else if let Some(leaving) = self.leaving.get_mut(&id) {
+                    leaving.readable(kind, self.tools);
+                    self.see_off(id);
                 }
             }
         }
@@ -266,6 +276,8 @@ impl<'a> Server<'a> {
         if let Some(id) = self.by_key.get(&wanted.key).copied()
             && let Some(known) = self.attachments.get_mut(&id)
         {
+            // Its interface may have gone a moment ago.
+            known.readable(LINKS, self.tools);
             if known.is_same_place(&wanted, self.tools) {
                 known.waiting.push(caller);
                 self.follow_up(id);
@@ -340,7 +352,8 @@ impl<'a> Server<'a> {
     }
 
     fn arm(&mut self, id: u64) {
-        if let Some(attachment) = self.attachments.get_mut(&id) {
+        let known = self.attachments.get_mut(&id).or_else(|| self.leaving.get_mut(&id));
+        if let Some(attachment) = known {
             let wake = attachment.wake();
             if wake != attachment.armed {
                 attachment.armed = wake;
@@ -362,6 +375,10 @@ impl<'a> Server<'a> {
                 attachment.armed = NEVER;
                 attachment.timer(self.tools);
                 self.follow_up(id);
+            } else if let Some(leaving) = self.leaving.get_mut(&id).filter(|a| a.armed == at) {
+                leaving.armed = NEVER;
+                leaving.timer(self.tools);
+                self.see_off(id);
             }
         }
     }
@@ -377,6 +394,21 @@ impl<'a> Server<'a> {
         for id in vanished {
             self.release(id, "its namespace is gone");
         }
+        // It would keep the namespace alive.
+        let tools = self.tools;
+        for (_, attachment) in self.leaving.extract_if(|_, a| !a.is_there(tools)) {
+            attachment.close(tools);
+        }
+    }
+
+    /// Goes on with what was released, until there is nothing left to do.
+    fn see_off(&mut self, id: u64) {
+        if self.leaving.get(&id).is_some_and(Attachment::has_left)
+            && let Some(attachment) = self.leaving.remove(&id)
+        {
+            return attachment.close(self.tools);
+        }
+        self.arm(id);
     }
 
     /// Gives up the leases of an attachment and forgets it.
@@ -386,15 +418,19 @@ impl<'a> Server<'a> {
         let waiting = std::mem::take(&mut attachment.waiting);
         waiting.into_iter().for_each(|caller| self.answer(caller, &Answer::failed(&e)));
         self.tools.log(&attachment.wanted.key, why);
-        match attachment.release(self.tools) {
+        match self.let_go(id, attachment) {
             Ok(()) => Answer::done(),
             Err(e) => Answer::failed(&e),
         }
     }
 
-    fn forget(&self, attachment: Attachment, why: &str) {
-        self.tools.log(&attachment.wanted.key, why);
-        self.report(attachment.release(self.tools));
+    fn let_go(&mut self, id: u64, attachment: Attachment) -> Result<()> {
+        let (leaving, released) = attachment.release(self.tools);
+        if let Some(attachment) = leaving {
+            self.leaving.insert(id, attachment);
+            self.see_off(id);
+        }
+        released
     }
 
     fn report(&self, outcome: Result<()>) {

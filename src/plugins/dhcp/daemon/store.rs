@@ -16,13 +16,16 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::super::outcome::Outcome;
 use super::super::v4::lease::Lease;
 use super::super::v6;
+use super::super::v6::information::Known;
+use super::super::v6::slaac::Told;
 use super::super::wanted::{Key, Wanted};
 use crate::cni::{Code, Error, Result};
 
 /// What is remembered of an attachment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The boot that moments and namespaces are of (`/proc/sys/kernel/random/boot_id`).
     pub boot: String,
@@ -49,15 +52,21 @@ pub struct Record {
     /// What a DHCPv6 server was asked for: it may have reserved it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requesting6: Option<v6::lease::Lease>,
-    /// A caller has been told of it.
-    #[serde(default)]
-    pub given: bool,
+    /// What routers have told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slaac: Option<Told>,
+    /// What DHCPv6 servers have told besides addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<Known>,
+    /// What the interface has, once a caller has been told of it. When the leases have changed, it follows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<Outcome>,
 }
 
 impl Record {
     /// A container uses it.
     pub fn is_leased(&self) -> bool {
-        self.given
+        self.given.is_some()
     }
 }
 

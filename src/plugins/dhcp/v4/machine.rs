@@ -113,6 +113,9 @@ pub struct Machine {
     xid: u32,
     /// When the acquisition or renewal began: for `secs`.
     began: Millis,
+    /// When the last DISCOVER was sent: the REQUEST that follows has its `secs` (RFC 2131 section 3.1 point 3), so that
+    /// relays pass it on to the same servers.
+    discovered: Millis,
     /// When the first message of this exchange was sent: a lease runs from there.
     asked: Millis,
     /// How often this exchange's message was sent.
@@ -135,6 +138,7 @@ impl Machine {
             state: State::Stopped,
             xid: 0,
             began: 0,
+            discovered: 0,
             asked: 0,
             tries: 0,
             wake: NEVER,
@@ -350,9 +354,7 @@ impl Machine {
         self.xid = self.random.next_u32();
         let mut options = self.identity();
         options.0.insert(code::SERVER, server.octets().to_vec());
-        let mut message = self.message(Kind::Release, address, options, now);
-        message.secs = 0;
-        message.broadcast = false;
+        let message = self.message(Kind::Release, address, options, now);
         Output::Send(To::Server { from: address, to: server }, Box::new(message))
     }
 
@@ -516,8 +518,11 @@ impl Machine {
             }
             _ => Kind::Discover,
         };
-        if kind == Kind::Discover && self.tries == 1 {
-            self.asked = now;
+        if kind == Kind::Discover {
+            self.discovered = now;
+            if self.tries == 1 {
+                self.asked = now;
+            }
         }
         let message = self.message(kind, Ipv4Addr::UNSPECIFIED, options, now);
         vec![Output::Send(To::Everybody, Box::new(message))]
@@ -554,12 +559,19 @@ impl Machine {
         if matches!(kind, Kind::Discover | Kind::Request) {
             options.0.entry(code::MAX_SIZE).or_insert_with(|| MAX_SIZE.to_be_bytes().to_vec());
         }
-        let secs = u16::try_from(now.saturating_sub(self.began) / 1000).unwrap_or(u16::MAX);
+        let since = match (kind, &self.state) {
+            // RFC 2131 table 5.
+            (Kind::Decline | Kind::Release, _) => self.began,
+            (_, State::Requesting { .. }) => self.discovered,
+            _ => now,
+        };
+        let secs = u16::try_from(since.saturating_sub(self.began) / 1000).unwrap_or(u16::MAX);
+        let answered = matches!(kind, Kind::Discover | Kind::Request);
         Outgoing {
             kind,
             xid: self.xid,
             secs,
-            broadcast: self.params.broadcast && ciaddr.is_unspecified(),
+            broadcast: self.params.broadcast && ciaddr.is_unspecified() && answered,
             ciaddr,
             mac: self.params.mac,
             options,

@@ -121,6 +121,19 @@ fn an_offer_is_requested_and_its_ack_is_a_lease() {
 }
 
 #[test]
+fn a_request_has_the_seconds_of_its_discover() {
+    let mut walk = Walk::started();
+    walk.next();
+    walk.next();
+    let secs = walk.last().secs;
+    assert!(secs > 9);
+    walk.now += 3000;
+    walk.reply(Kind::Offer, ADDRESS);
+    walk.next();
+    assert_eq!((walk.last().kind, walk.last().secs), (Kind::Request, secs));
+}
+
+#[test]
 fn discovers_are_sent_again_with_growing_jittered_waits_and_seconds() {
     let mut walk = Walk::started();
     let waits: Vec<Millis> = (0..7).map(|_| walk.next()).collect();
@@ -301,6 +314,7 @@ fn an_address_in_use_is_declined_and_another_one_asked_for() {
         assert_eq!(decline.options.ip(code::REQUESTED), Some(ADDRESS));
         assert_eq!(decline.options.ip(code::SERVER), Some(SERVER));
         assert_eq!(decline.options.get(code::CLIENT_ID), Some(&[0, b'c'][..]));
+        assert_eq!((decline.secs, decline.broadcast, decline.options.0.len()), (0, false, 3));
         if wait > 0 {
             assert_eq!(walk.next(), wait);
         }

@@ -41,6 +41,8 @@ pub struct Prefix {
 pub struct Advertisement {
     /// Seconds for which the router is a default router; 0: it is none.
     pub lifetime: u16,
+    /// DHCPv6 servers give more than this.
+    pub stateless: bool,
     /// Prefixes.
     pub prefixes: Vec<Prefix>,
     /// Routes by this router and their lifetimes (RFC 4191).
@@ -75,8 +77,11 @@ pub fn advertisement(packet: &[u8], unfinished: bool) -> Option<(Ipv6Addr, Adver
     if !from.is_unicast_link_local() || body.len() < 16 || body[..2] != [ROUTER_ADVERTISEMENT, 0] {
         return None;
     }
-    let mut advert =
-        Advertisement { lifetime: u16::from_be_bytes([body[6], body[7]]), ..Advertisement::default() };
+    let mut advert = Advertisement {
+        lifetime: u16::from_be_bytes([body[6], body[7]]),
+        stateless: body[5] & 0xc0 != 0,
+        ..Advertisement::default()
+    };
     let mut options = &body[16..];
     while !options.is_empty() {
         // RFC 4861 section 6.1.2: an option of no length makes the whole packet invalid.

@@ -9,6 +9,8 @@ use crate::plugins::dhcp::clock::{NEVER, Random};
 use crate::plugins::dhcp::frame::{add, fold};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// The client's address on the link.
+const LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 1);
 const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// A packet of a router with these options.
@@ -48,8 +50,8 @@ fn rich() -> Vec<u8> {
 }
 
 fn heard(packet: &[u8]) -> Slaac {
-    let mut slaac = Slaac::new(MAC, Random::from_seed(1));
-    slaac.start(0);
+    let mut slaac = Slaac::new(Random::from_seed(1));
+    slaac.start(LOCAL, 0);
     assert!(slaac.timer(0));
     let (router, advert) = advertisement(packet, false).unwrap();
     slaac.heard_from(router, &advert, 0);
@@ -92,13 +94,48 @@ fn a_short_lifetime_cannot_end_an_address_at_once() {
 
 #[test]
 fn without_a_router_it_is_solicited_ever_more_rarely() {
-    let mut slaac = Slaac::new(MAC, Random::from_seed(1));
-    slaac.start(0);
+    let mut slaac = Slaac::new(Random::from_seed(1));
+    slaac.start(LOCAL, 0);
     let mut now = 0;
     for nominal in [4000u64, 8000, 16_000, 32_000] {
         assert!(slaac.timer(now) && !slaac.timer(now));
         assert!((slaac.wake() - now).abs_diff(nominal) <= nominal / 4, "{}", slaac.wake() - now);
         now = slaac.wake();
+    }
+}
+
+#[test]
+fn the_next_daemon_knows_what_the_first_was_told() {
+    let advert = packet(ROUTER, 1800, &rich());
+    let mut slaac = heard(&advert);
+    assert!(!slaac.is_stateless());
+    let told = serde_json::to_string(slaac.told(0)).unwrap();
+    let mut next = Slaac::new(Random::from_seed(2));
+    next.resume(serde_json::from_str(&told).unwrap());
+    assert_eq!((next.addresses(), next.gateway()), (slaac.addresses(), slaac.gateway()));
+    assert_eq!((next.wake(), next.heard()), (60_000, true));
+    next.timer(3_600_000);
+    assert!(next.addresses().is_empty());
+}
+
+#[test]
+fn what_is_told_again_is_written_down_rarely() {
+    let mut slaac = heard(&packet(ROUTER, 1800, &rich()));
+    let (_, mut advert) = advertisement(&packet(ROUTER, 1800, &rich()), false).unwrap();
+    slaac.told(0);
+    assert!(!slaac.heard_from(ROUTER, &advert, 14_000), "a quarter of a minute has not passed");
+    assert!(slaac.heard_from(ROUTER, &advert, 15_000));
+    slaac.told(15_000);
+    advert.stateless = true;
+    assert!(slaac.heard_from(ROUTER, &advert, 15_001) && slaac.is_stateless(), "something else");
+}
+
+#[test]
+fn flags_of_a_router_tell_of_dhcpv6_servers() {
+    for (flags, stateless) in [(0, false), (0x40, true), (0x80, true), (0x20, false)] {
+        let mut bytes = packet(ROUTER, 1800, &[]);
+        bytes[45] = flags;
+        assert_eq!(advertisement(&bytes, true).unwrap().1.stateless, stateless);
     }
 }
 
@@ -128,7 +165,7 @@ fn packets_that_no_router_on_the_link_can_have_sent_are_refused() {
 
 #[test]
 fn a_flood_of_prefixes_is_bounded() {
-    let mut slaac = Slaac::new(MAC, Random::from_seed(1));
+    let mut slaac = Slaac::new(Random::from_seed(1));
     for n in 0..1000u32 {
         let mut option = prefix(0xc0, 3600, 1800);
         option[20..24].copy_from_slice(&n.to_be_bytes());
@@ -175,7 +212,7 @@ fn no_bytes_make_the_parsers_panic() {
         }
         let told: Option<(Ipv6Addr, Advertisement)> = advertisement(&bytes, true);
         if let Some((router, advert)) = told {
-            let mut slaac = Slaac::new(MAC, Random::from_seed(1));
+            let mut slaac = Slaac::new(Random::from_seed(1));
             slaac.heard_from(router, &advert, 0);
             read += 1;
         }

@@ -8,19 +8,29 @@ use crate::plugins::dhcp::clock::{Millis, NEVER, Random};
 
 /// How an exchange is sent again (RFC 8415 sections 7.6 and 15).
 #[derive(Clone, Copy, Debug)]
-struct Retry {
+pub struct Retry {
     /// IRT: first wait.
-    first: Millis,
+    pub first: Millis,
     /// MRT: longest wait.
-    longest: Millis,
+    pub longest: Millis,
     /// MRC: how often; 0 for ever.
-    count: u32,
+    pub count: u32,
+}
+
+impl Retry {
+    /// The wait after one of `before`, 0 at first; `longest`: what a server has made of MRT.
+    pub fn next(self, before: Millis, longest: Millis, random: &mut Random) -> Millis {
+        let nominal = if before == 0 { self.first } else { before.saturating_mul(2) }.min(longest);
+        random.around(nominal, nominal / 10).max(1)
+    }
 }
 
 const SOLICIT: Retry = Retry { first: 1_000, longest: 3_600_000, count: 0 };
 const REQUEST: Retry = Retry { first: 1_000, longest: 30_000, count: 10 };
 const CONFIRM: Retry = Retry { first: 1_000, longest: 4_000, count: 4 };
 const RENEW: Retry = Retry { first: 10_000, longest: 600_000, count: 0 };
+/// RELEASE and DECLINE.
+const FAREWELL: Retry = Retry { first: 1_000, longest: NEVER, count: 4 };
 
 /// Advertisements are collected so long; RFC 8415 says a second, in which no container wants to wait. A server of
 /// preference 255 is taken at once.
@@ -72,12 +82,27 @@ enum State {
     Confirming,
 }
 
+/// A RELEASE or DECLINE, sent again until a server answers, whatever else goes on meanwhile.
+#[derive(Clone, Debug)]
+struct Farewell {
+    kind: Kind,
+    lease: Lease,
+    xid: u32,
+    began: Millis,
+    tries: u32,
+    wait: Millis,
+    wake: Millis,
+}
+
 /// One client.
 #[derive(Clone, Debug)]
 pub struct Machine {
     identity: Identity,
     random: Random,
     state: State,
+    farewell: Option<Farewell>,
+    /// SOL_MAX_RT.
+    solicit_longest: Millis,
     xid: u32,
     began: Millis,
     tries: u32,
@@ -96,6 +121,8 @@ impl Machine {
             identity,
             random,
             state: State::Stopped,
+            farewell: None,
+            solicit_longest: SOLICIT.longest,
             xid: 0,
             began: 0,
             tries: 0,
@@ -105,11 +132,6 @@ impl Machine {
             problem: None,
             asked_again: false,
         }
-    }
-
-    /// Who the client is.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
     }
 
     /// Begins with SOLICIT.
@@ -129,7 +151,7 @@ impl Machine {
 
     /// When [`Machine::timer`] is to be called.
     pub fn wake(&self) -> Millis {
-        self.wake
+        self.wake.min(self.farewell.as_ref().map_or(NEVER, |farewell| farewell.wake))
     }
 
     /// The lease in use.
@@ -170,7 +192,12 @@ impl Machine {
 
     /// Whether an answer is awaited.
     pub fn listens(&self) -> bool {
-        !matches!(self.state, State::Stopped | State::Waiting | State::Bound)
+        self.says_farewell() || !matches!(self.state, State::Stopped | State::Waiting | State::Bound)
+    }
+
+    /// Whether a RELEASE or DECLINE was sent that no server has answered yet.
+    pub fn says_farewell(&self) -> bool {
+        self.farewell.is_some()
     }
 
     /// What went wrong last.
@@ -180,9 +207,14 @@ impl Machine {
 
     /// The time has come.
     pub fn timer(&mut self, now: Millis) -> Vec<Output> {
-        if now < self.wake {
-            return Vec::new();
+        let mut outputs = self.farewell_again(now);
+        if now >= self.wake {
+            outputs.extend(self.next_step(now));
         }
+        outputs
+    }
+
+    fn next_step(&mut self, now: Millis) -> Vec<Output> {
         if self.lease().is_some_and(|lease| lease.expires_at <= now) {
             return self.lost(
                 "the DHCPv6 lease has expired, and no server has renewed it".to_owned(),
@@ -224,9 +256,17 @@ impl Machine {
 
     /// A server's message came in.
     pub fn received(&mut self, reply: &Reply, now: Millis) -> Vec<Output> {
-        if reply.xid != self.xid || reply.client != self.identity.duid {
+        if reply.client != self.identity.duid {
             return Vec::new();
         }
+        // Whatever it says: there is nothing left to be done about it (sections 18.2.10.2 and 18.2.10.3).
+        if reply.kind == Kind::Reply && self.farewell.take_if(|f| f.xid == reply.xid).is_some() {
+            return Vec::new();
+        }
+        if reply.xid != self.xid {
+            return Vec::new();
+        }
+        self.solicit_longest = reply.solicit_longest.unwrap_or(self.solicit_longest);
         match (&self.state, reply.kind) {
             (State::Soliciting { .. }, Kind::Advertise) => self.advertised(reply, now),
             (State::Soliciting { .. }, Kind::Reply) if reply.rapid => self.granted(reply, now),
@@ -260,10 +300,9 @@ impl Machine {
         };
         let text = format!("somebody else uses {address}; declined");
         self.problem = Some(text.clone());
-        self.xid = self.random.next_u32() >> 8;
         let decline = Lease { addresses: vec![address], prefixes: Vec::new(), ..lease };
-        let message = self.message(Kind::Decline, Some(decline), now);
-        let mut outputs = vec![Output::Lost(text), Output::Send(Box::new(message))];
+        let mut outputs = vec![Output::Lost(text)];
+        outputs.extend(self.farewell(Kind::Decline, decline, now));
         outputs.extend(self.wait(REFUSED_WAIT, now));
         outputs
     }
@@ -272,7 +311,9 @@ impl Machine {
     pub fn link_returned(&mut self, now: Millis) -> Vec<Output> {
         match self.state {
             State::Bound | State::Renewing | State::Rebinding => {
-                self.begin(State::Confirming, now);
+                // A server does not confirm prefixes (section 18.2.12).
+                let prefixes = self.lease.as_ref().is_some_and(|lease| !lease.prefixes.is_empty());
+                self.begin(if prefixes { State::Rebinding } else { State::Confirming }, now);
                 self.send(now)
             }
             State::Waiting | State::Soliciting { .. } => self.start(now),
@@ -289,14 +330,40 @@ impl Machine {
             State::Stopped | State::Waiting | State::Soliciting { .. } => None,
             _ => lease,
         };
-        held.map_or(Vec::new(), |lease| vec![self.release_of(lease, now)])
+        held.map_or(Vec::new(), |lease| self.release_of(lease, now))
     }
 
     /// A RELEASE, also for what an earlier process was given.
-    pub fn release_of(&mut self, lease: Lease, now: Millis) -> Output {
-        self.xid = self.random.next_u32() >> 8;
-        self.began = now;
-        Output::Send(Box::new(self.message(Kind::Release, Some(lease), now)))
+    pub fn release_of(&mut self, lease: Lease, now: Millis) -> Vec<Output> {
+        self.farewell(Kind::Release, lease, now)
+    }
+
+    fn farewell(&mut self, kind: Kind, lease: Lease, now: Millis) -> Vec<Output> {
+        let xid = self.random.next_u32() >> 8;
+        self.farewell = Some(Farewell { kind, lease, xid, began: now, tries: 0, wait: 0, wake: now });
+        self.farewell_again(now)
+    }
+
+    /// Sends it again when it is time for that, and gives up at last (sections 18.2.7 and 18.2.8).
+    fn farewell_again(&mut self, now: Millis) -> Vec<Output> {
+        let Some(farewell) = self.farewell.as_mut().filter(|farewell| farewell.wake <= now) else {
+            return Vec::new();
+        };
+        if farewell.tries >= FAREWELL.count {
+            let text = format!("no DHCPv6 server answers to {:?}", farewell.kind);
+            self.farewell = None;
+            return vec![Output::Note(text)];
+        }
+        farewell.tries += 1;
+        farewell.wait = FAREWELL.next(farewell.wait, FAREWELL.longest, &mut self.random);
+        farewell.wake = now + farewell.wait;
+        vec![Output::Send(Box::new(Outgoing {
+            kind: farewell.kind,
+            xid: farewell.xid,
+            elapsed: now - farewell.began,
+            server: Some(farewell.lease.server.clone()),
+            lease: Some(farewell.lease.clone()),
+        }))]
     }
 
     fn begin(&mut self, state: State, now: Millis) {
@@ -351,7 +418,12 @@ impl Machine {
                 outputs.extend(self.renew_by_request(lease, now));
                 outputs
             }
-            _ if unusable(reply).is_some() => Vec::new(),
+            _ if unusable(reply).is_some() => match &self.lease {
+                Some(lease) if lease.addresses.iter().all(|ip| reply.withdrawn.contains(ip)) => {
+                    self.lost("the DHCPv6 server has withdrawn the addresses".to_owned(), 0, now)
+                }
+                _ => Vec::new(),
+            },
             _ => {
                 self.lease = Some(self.lease_of(reply));
                 self.bound()
@@ -426,8 +498,8 @@ impl Machine {
             State::Rebinding => (Kind::Rebind, RENEW, self.lease.as_ref().map_or(NEVER, |l| l.expires_at)),
             _ => return Vec::new(),
         };
-        let nominal = if self.wait == 0 { retry.first } else { self.wait * 2 }.min(retry.longest);
-        self.wait = self.random.around(nominal, nominal / 10).max(1);
+        let longest = if kind == Kind::Solicit { self.solicit_longest } else { retry.longest };
+        self.wait = retry.next(self.wait, longest, &mut self.random);
         self.wake = (now + self.wait).min(until);
         self.tries += 1;
         let lease = match &self.state {
@@ -439,7 +511,7 @@ impl Machine {
     }
 
     fn message(&self, kind: Kind, lease: Option<Lease>, now: Millis) -> Outgoing {
-        let to_one = matches!(kind, Kind::Request | Kind::Renew | Kind::Release | Kind::Decline);
+        let to_one = matches!(kind, Kind::Request | Kind::Renew);
         let server = lease.as_ref().filter(|_| to_one).map(|lease| lease.server.clone());
         Outgoing { kind, xid: self.xid, elapsed: now.saturating_sub(self.began), server, lease }
     }

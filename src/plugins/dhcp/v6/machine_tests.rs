@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 
+use super::information::Information;
 use super::lease::{Lease, Times};
 use super::machine::{Machine, Output};
 use super::packet::{Identity, Kind, Outgoing, Reply, Status, decode, encode};
@@ -69,6 +70,10 @@ impl Walk {
             status: (Status::SUCCESS, String::new()),
             association: (Status::SUCCESS, String::new()),
             lease,
+            withdrawn: vec![],
+            refresh: None,
+            solicit_longest: None,
+            information_longest: None,
             times: Times { t1: 50, t2: 80, preferred: 100, valid: 200 },
         };
         change(&mut reply);
@@ -178,7 +183,18 @@ fn when_the_link_returns_the_addresses_are_confirmed() {
 }
 
 #[test]
-fn an_address_in_use_is_declined() {
+fn when_the_link_returns_a_lease_with_a_prefix_is_rebound() {
+    let mut walk = Walk::bound();
+    walk.next();
+    walk.reply(Kind::Reply, |r| r.lease.prefixes.push("fd00:7::/56".parse().unwrap()));
+    let outputs = walk.machine.link_returned(walk.now);
+    walk.take(outputs);
+    assert_eq!((walk.machine.state(), walk.last().kind), ("REBINDING", Kind::Rebind));
+    assert!(walk.machine.lease().is_some());
+}
+
+#[test]
+fn an_address_in_use_is_declined_until_the_server_knows() {
     let mut walk = Walk::started();
     walk.reply(Kind::Reply, |r| r.rapid = true);
     assert_eq!(walk.machine.probed(), [ADDRESS]);
@@ -186,17 +202,116 @@ fn an_address_in_use_is_declined() {
     walk.take(outputs);
     assert_eq!((walk.last().kind, walk.last().server.as_deref()), (Kind::Decline, Some(&b"server"[..])));
     assert_eq!(walk.machine.lease(), None);
-    walk.next();
-    assert_eq!(walk.last().kind, Kind::Solicit);
+    let declines = |walk: &Walk| walk.sent.iter().filter(|m| m.kind == Kind::Decline).count();
+    while walk.last().kind != Kind::Solicit {
+        walk.next();
+    }
+    assert_eq!(declines(&walk), 3, "while it waits, and solicits after that");
+    let (decline, solicit) =
+        (walk.sent.iter().rposition(|m| m.kind == Kind::Decline).unwrap(), walk.sent.len() - 1);
+    walk.sent.swap(decline, solicit);
+    walk.reply(Kind::Reply, |r| r.status = (Status::NO_BINDING, String::new()));
+    assert!(!walk.machine.says_farewell() && walk.machine.state() == "SOLICITING");
+    walk.sent.swap(decline, solicit);
+    walk.reply(Kind::Reply, |r| r.rapid = true);
+    assert_eq!(walk.machine.state(), "PROBING");
 }
 
 #[test]
-fn a_lease_is_released_to_its_server() {
+fn a_lease_is_released_until_its_server_answers() {
     let mut walk = Walk::bound();
     let outputs = walk.machine.release(walk.now);
     walk.take(outputs);
     assert_eq!((walk.last().kind, walk.last().server.as_deref()), (Kind::Release, Some(&b"server"[..])));
-    assert_eq!((walk.machine.wake(), walk.machine.release(walk.now)), (NEVER, vec![]));
+    assert_eq!(walk.machine.release(walk.now), vec![], "once is enough");
+    let mut answered =
+        Walk { machine: walk.machine.clone(), sent: walk.sent.clone(), said: vec![], now: walk.now };
+    answered.next();
+    assert_eq!((answered.last().kind, answered.last().xid), (Kind::Release, walk.last().xid));
+    answered.reply(Kind::Reply, |r| r.client = b"other".to_vec());
+    assert!(answered.machine.says_farewell() && answered.machine.listens());
+    answered.reply(Kind::Reply, |_| {});
+    assert!(!answered.machine.says_farewell() && !answered.machine.listens());
+    assert_eq!(answered.machine.wake(), NEVER);
+
+    let waits: Vec<Millis> = (0..4).map(|_| walk.next()).collect();
+    for (wait, nominal) in waits.iter().zip([1000u64, 2000, 4000, 8000]) {
+        assert!(wait.abs_diff(nominal) <= nominal / 3, "{waits:?}");
+    }
+    assert_eq!(walk.sent.iter().filter(|m| m.kind == Kind::Release).count(), 4);
+    assert!(!walk.machine.says_farewell() && walk.machine.wake() == NEVER);
+}
+
+#[test]
+fn addresses_that_the_server_withdraws_are_given_up() {
+    let mut walk = Walk::bound();
+    walk.next();
+    walk.reply(Kind::Reply, |r| {
+        r.lease.addresses.clear();
+        r.withdrawn.push(ADDRESS);
+    });
+    assert!(matches!(walk.said[..], [Output::Lost(_)]));
+    assert_eq!((walk.machine.lease(), walk.last().kind), (None, Kind::Solicit));
+}
+
+#[test]
+fn a_server_may_make_the_waits_between_solicitations_shorter() {
+    let mut walk = Walk::started();
+    walk.reply(Kind::Advertise, |r| {
+        r.status = (Status::NO_ADDRS_AVAIL, String::new());
+        r.solicit_longest = Some(60_000);
+    });
+    let waits: Vec<Millis> = (0..12).map(|_| walk.next()).collect();
+    assert!(waits.iter().all(|wait| *wait <= 66_000) && waits[11] >= 54_000, "{waits:?}");
+}
+
+#[test]
+fn information_is_asked_for_until_it_is_told_and_again_when_it_is_old() {
+    let mut client = Information::new(b"client".to_vec(), Random::from_seed(1));
+    assert_eq!((client.wake(), client.timer(5)), (NEVER, None));
+    client.start(1000);
+    let mut now = 1000;
+    let mut xid = 0;
+    for nominal in [1000u64, 2000, 4000] {
+        let message = client.timer(now).unwrap();
+        assert_eq!((message.kind, message.elapsed), (Kind::InformationRequest, now - 1000));
+        assert!(xid == 0 || xid == message.xid);
+        xid = message.xid;
+        assert!((client.wake() - now).abs_diff(nominal) <= nominal / 3);
+        now = client.wake();
+    }
+    let option = |code: u16, value: &[u8]| {
+        [&code.to_be_bytes()[..], &(value.len() as u16).to_be_bytes(), value].concat()
+    };
+    let [_, xid @ ..] = xid.to_be_bytes();
+    let answer = |who: &[u8]| {
+        let bytes = [
+            [&[7][..], &xid].concat(),
+            option(1, who),
+            option(2, b"server"),
+            option(23, &ADDRESS.octets()),
+            option(24, &[1, b'a', 0]),
+            option(32, &[0, 0, 0, 9]),
+            option(83, &[0, 0, 0, 60]),
+        ];
+        decode(&bytes.concat(), 7).unwrap()
+    };
+    assert!(!client.received(&answer(b"other"), now));
+    assert!(client.received(&answer(b"client"), now) && !client.received(&answer(b"client"), now));
+    let known = client.known().unwrap().clone();
+    assert_eq!((&known.dns[..], &known.search[..]), (&[ADDRESS][..], &["a".to_owned()][..]));
+    assert_eq!(client.wake(), now + 600_000, "not sooner than RFC 8415 allows");
+    client.start(now);
+    assert_eq!(client.wake(), now + 600_000, "known already");
+
+    let mut next = Information::new(b"client".to_vec(), Random::from_seed(2));
+    next.resume(known);
+    assert_eq!(next.wake(), now + 600_000);
+    let message = next.timer(now + 600_000).unwrap();
+    let bytes = encode(&message, &identity());
+    assert_eq!(bytes[0], 11);
+    let has = |part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
+    assert!(has(&[0, 6, 0, 10, 0, 23, 0, 24, 0, 32, 0, 56, 0, 83]) && !has(&[0, 3, 0, 12]));
 }
 
 #[test]
@@ -209,7 +324,9 @@ fn a_message_names_its_client_and_what_it_is_about() {
     let has = |part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
     assert!(has(b"\0\x01\0\x06client") && has(b"\0\x02\0\x06server") && has(&[0, 8, 0, 2, 0, 150]));
     assert!(
-        has(&[0, 6, 0, 6, 0, 23, 0, 24, 0, 56]) && has(&[0, 3, 0, 40, 0, 0, 0, 7]) && has(&[0, 25, 0, 12])
+        has(&[0, 6, 0, 8, 0, 23, 0, 24, 0, 56, 0, 82])
+            && has(&[0, 3, 0, 40, 0, 0, 0, 7])
+            && has(&[0, 25, 0, 12])
     );
     assert!(decode(&bytes, 7).is_err(), "a client's message");
     assert!(decode(&[7, 0, 0, 1, 0, 13, 0, 1, 0], 7).is_err(), "a status too short");

@@ -1,6 +1,7 @@
 //! IPv6: DHCPv6 (RFC 8415) and router advertisements (RFC 4861, 4862), each as a state machine without sockets.
 
 pub mod advert;
+pub mod information;
 pub mod lease;
 pub mod machine;
 pub mod packet;

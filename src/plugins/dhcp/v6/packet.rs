@@ -26,10 +26,17 @@ const DNS: u16 = 23;
 const SEARCH: u16 = 24;
 const IA_PD: u16 = 25;
 const IA_PREFIX: u16 = 26;
+const REFRESH_TIME: u16 = 32;
 const NTP: u16 = 56;
+const SOL_MAX_RT: u16 = 82;
+const INF_MAX_RT: u16 = 83;
 
-/// What is asked for.
-const ASKED: [u16; 3] = [DNS, SEARCH, NTP];
+/// What is asked for together with a lease, and without one.
+const ASKED: [u16; 4] = [DNS, SEARCH, NTP, SOL_MAX_RT];
+const ASKED_ALONE: [u16; 5] = [DNS, SEARCH, REFRESH_TIME, NTP, INF_MAX_RT];
+
+/// What a server may set SOL_MAX_RT and INF_MAX_RT to, seconds (RFC 8415 sections 21.24 and 21.25).
+const MAX_RT: std::ops::RangeInclusive<u32> = 60..=86_400;
 
 /// A status (RFC 8415 section 21.13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +82,7 @@ pub enum Kind {
     Reply = 7,
     Release = 8,
     Decline = 9,
+    InformationRequest = 11,
 }
 
 /// Who the client is.
@@ -122,6 +130,14 @@ pub struct Reply {
     pub association: (Status, String),
     /// What is given; the moments are not set.
     pub lease: Lease,
+    /// Addresses and prefixes that must not be used any more: given for no time at all.
+    pub withdrawn: Vec<Ipv6Addr>,
+    /// Seconds until information is to be asked for again.
+    pub refresh: Option<u32>,
+    /// Longest wait between SOLICITs, ms (SOL_MAX_RT).
+    pub solicit_longest: Option<Millis>,
+    /// Longest wait between INFORMATION-REQUESTs, ms (INF_MAX_RT).
+    pub information_longest: Option<Millis>,
     /// How long.
     pub times: Times,
 }
@@ -142,11 +158,15 @@ pub fn encode(message: &Outgoing, identity: &Identity) -> Vec<u8> {
         // The lifetimes are the server's business.
         put(&mut inside, IA_ADDRESS, &[&address.octets()[..], &[0; 8]].concat());
     }
+    put(&mut bytes, ELAPSED, &elapsed.to_be_bytes());
+    if message.kind == Kind::InformationRequest {
+        put(&mut bytes, REQUEST, &ASKED_ALONE.map(u16::to_be_bytes).concat());
+        return bytes;
+    }
     put_association(&mut bytes, IA_NA, identity.iaid, &inside);
     if matches!(message.kind, Kind::Solicit | Kind::Request | Kind::Renew | Kind::Rebind) {
         put(&mut bytes, REQUEST, &ASKED.map(u16::to_be_bytes).concat());
     }
-    put(&mut bytes, ELAPSED, &elapsed.to_be_bytes());
     if message.kind == Kind::Solicit {
         put(&mut bytes, RAPID_COMMIT, &[]);
     }
@@ -210,6 +230,10 @@ pub fn decode(bytes: &[u8], iaid: u32) -> Result<Reply, &'static str> {
         status: success(),
         association: success(),
         lease: Lease::default(),
+        withdrawn: Vec::new(),
+        refresh: None,
+        solicit_longest: None,
+        information_longest: None,
         times: Times::default(),
     };
     for (code, value) in options(rest)? {
@@ -229,13 +253,16 @@ impl Reply {
             (PREFERENCE, [preference]) => self.preference = *preference,
             (RAPID_COMMIT, _) => self.rapid = true,
             (STATUS, value) => self.status = status(value)?,
+            (REFRESH_TIME, [a, b, c, d]) => self.refresh = Some(u32::from_be_bytes([*a, *b, *c, *d])),
+            (SOL_MAX_RT, [a, b, c, d]) => self.solicit_longest = max_rt([*a, *b, *c, *d]),
+            (INF_MAX_RT, [a, b, c, d]) => self.information_longest = max_rt([*a, *b, *c, *d]),
             (IA_NA | IA_PD, value) => {
                 let (header, inside) = value.split_first_chunk::<12>().ok_or("an association is cut off")?;
                 let (t1, t2) = (u32_at(header, 4), u32_at(header, 8));
                 if u32_at(header, 0) == iaid && (t2 == 0 || t1 <= t2) {
                     self.take_times(t1, t2);
-                    for (code, value) in options(inside)? {
-                        self.take_inner(code, value)?;
+                    for (inner, value) in options(inside)? {
+                        self.take_inner(code, inner, value)?;
                     }
                 }
             }
@@ -258,12 +285,14 @@ impl Reply {
         Ok(())
     }
 
-    /// An option inside an identity association. Lifetimes: preferred, valid.
-    fn take_inner(&mut self, code: u16, value: &[u8]) -> Result<(), &'static str> {
+    /// An option inside an identity association of this kind. Lifetimes: preferred, valid.
+    fn take_inner(&mut self, kind: u16, code: u16, value: &[u8]) -> Result<(), &'static str> {
         match (code, value.len()) {
             (IA_ADDRESS, 24..) => {
                 let (preferred, valid) = (u32_at(value, 16), u32_at(value, 20));
-                if let Some(address) = ip(value).filter(|a| is_host(*a) && valid > 0 && preferred <= valid) {
+                if valid == 0 {
+                    self.withdrawn.extend(ip(value));
+                } else if let Some(address) = ip(value).filter(|a| is_host(*a) && preferred <= valid) {
                     self.take_lifetimes(preferred, valid);
                     self.lease.addresses.push(address);
                 }
@@ -273,7 +302,9 @@ impl Reply {
                 let net =
                     ip(&value[9..]).and_then(|ip| Ipv6Net::new(ip, value[8]).ok()).map(|net| net.trunc());
                 let usable = |net: &Ipv6Net| is_host(net.network()) && net.prefix_len() > 0;
-                if let Some(net) = net.filter(|net| usable(net) && valid > 0 && preferred <= valid) {
+                if valid == 0 {
+                    self.withdrawn.extend(net.map(|net| net.network()));
+                } else if let Some(net) = net.filter(|net| usable(net) && preferred <= valid) {
                     self.take_lifetimes(preferred, valid);
                     self.lease.prefixes.push(net);
                 }
@@ -281,7 +312,8 @@ impl Reply {
             (IA_ADDRESS | IA_PREFIX, _) => return Err("an address is cut off"),
             (STATUS, _) => {
                 let said = status(value)?;
-                if said.0 != Status::SUCCESS {
+                // A server without prefixes gives the address all the same.
+                if said.0 != Status::SUCCESS && (kind == IA_NA || said.0 == Status::NO_BINDING) {
                     self.association = said;
                 }
             }
@@ -313,6 +345,12 @@ fn status(value: &[u8]) -> Result<(Status, String), &'static str> {
 /// The address at the beginning.
 fn ip(bytes: &[u8]) -> Option<Ipv6Addr> {
     bytes.first_chunk::<16>().map(|bytes| Ipv6Addr::from(*bytes))
+}
+
+/// SOL_MAX_RT or INF_MAX_RT in milliseconds, if it is one.
+fn max_rt(value: [u8; 4]) -> Option<Millis> {
+    let seconds = u32::from_be_bytes(value);
+    MAX_RT.contains(&seconds).then(|| u64::from(seconds) * 1000)
 }
 
 /// A number that is known to be there.

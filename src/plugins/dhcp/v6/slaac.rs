@@ -4,6 +4,7 @@
 use std::net::Ipv6Addr;
 
 use ipnet::Ipv6Net;
+use serde::{Deserialize, Serialize};
 
 use super::advert::Advertisement;
 use crate::plugins::dhcp::clock::{Millis, NEVER, Random};
@@ -19,7 +20,7 @@ const TWO_HOURS: Millis = 7_200_000;
 const MOST: usize = 16;
 
 /// A prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Prefix {
     net: Ipv6Net,
     on_link: bool,
@@ -27,65 +28,106 @@ struct Prefix {
     until: Millis,
 }
 
-/// Everything known of a link from its routers.
-#[derive(Clone, Debug)]
-pub struct Slaac {
+/// What routers have told, and until when it is true. Kept on disk, so that the next daemon goes on with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
     /// The interface identifier: last half of addresses.
     id: [u8; 8],
-    random: Random,
     routers: Vec<(Ipv6Addr, Millis)>,
     prefixes: Vec<Prefix>,
     routes: Vec<(Ipv6Net, Ipv6Addr, Millis)>,
     dns: Vec<(Ipv6Addr, Millis)>,
     search: Vec<(String, Millis)>,
     mtu: Option<u32>,
-    /// When to solicit again, and how long the wait before was.
-    solicit: (Millis, Millis),
+    /// More can be learned from DHCPv6 servers.
+    stateless: bool,
     heard: bool,
 }
 
-impl Slaac {
-    /// Nothing is known. Addresses get the modified EUI-64 of `mac` (RFC 4291 appendix A).
-    pub fn new(mac: [u8; 6], random: Random) -> Slaac {
-        let [a, b, c, d, e, f] = mac;
-        Slaac {
-            id: [a ^ 2, b, c, 0xff, 0xfe, d, e, f],
-            random,
-            routers: Vec::new(),
-            prefixes: Vec::new(),
-            routes: Vec::new(),
-            dns: Vec::new(),
-            search: Vec::new(),
-            mtu: None,
-            solicit: (NEVER, 0),
-            heard: false,
-        }
+impl Told {
+    /// When the first of it ends.
+    fn ends(&self) -> Millis {
+        let ends = self.routers.iter().map(|r| r.1).chain(self.prefixes.iter().map(|p| p.until));
+        let ends = ends.chain(self.routes.iter().map(|r| r.2)).chain(self.dns.iter().map(|d| d.1));
+        ends.chain(self.search.iter().map(|s| s.1)).min().unwrap_or(NEVER)
     }
 
-    /// Begins to ask: [`Slaac::timer`] says so at once.
-    pub fn start(&mut self, now: Millis) {
+    /// The same for ever: to compare what is told, whatever the time.
+    fn timeless(mut self) -> Told {
+        self.routers.iter_mut().for_each(|r| r.1 = NEVER);
+        self.prefixes.iter_mut().for_each(|p| p.until = NEVER);
+        self.routes.iter_mut().for_each(|r| r.2 = NEVER);
+        self.dns.iter_mut().for_each(|d| d.1 = NEVER);
+        self.search.iter_mut().for_each(|s| s.1 = NEVER);
+        self
+    }
+}
+
+/// Everything known of a link from its routers.
+#[derive(Clone, Debug)]
+pub struct Slaac {
+    told: Told,
+    random: Random,
+    /// When to solicit again, and how long the wait before was.
+    solicit: (Millis, Millis),
+    /// From this moment on what routers tell is worth writing down, even if it is what they told before.
+    save_at: Millis,
+}
+
+impl Slaac {
+    /// Nothing is known.
+    pub fn new(random: Random) -> Slaac {
+        Slaac { told: Told::default(), random, solicit: (NEVER, 0), save_at: 0 }
+    }
+
+    /// What is known, to be written down: [`Slaac::heard_from`] says that it is, and then not for a while.
+    pub fn told(&mut self, now: Millis) -> &Told {
+        // Who goes on with it believes in ends that are too early by no more than a quarter of the time.
+        self.save_at = now.saturating_add(self.told.ends().saturating_sub(now) / 4);
+        &self.told
+    }
+
+    /// Goes on with what an earlier daemon was told, also with what has ended since: [`Slaac::timer`] forgets that.
+    pub fn resume(&mut self, told: Told) {
+        self.told = told;
+    }
+
+    /// Begins to ask: [`Slaac::timer`] says so at once. Addresses get the interface identifier of the link-local address:
+    /// interfaces that share a hardware address have different ones.
+    pub fn start(&mut self, local: Ipv6Addr, now: Millis) {
+        let [.., a, b, c, d, e, f, g, h] = local.octets();
+        self.told.id = [a, b, c, d, e, f, g, h];
+        self.ask(now);
+    }
+
+    /// Begins to ask again.
+    pub fn ask(&mut self, now: Millis) {
         self.solicit = (now, 0);
     }
 
     /// Whether a router has been heard.
     pub fn heard(&self) -> bool {
-        self.heard
+        self.told.heard
+    }
+
+    /// Whether DHCPv6 servers know more than routers tell: the flags M or O (RFC 4861 section 4.2).
+    pub fn is_stateless(&self) -> bool {
+        self.told.stateless
     }
 
     /// When [`Slaac::timer`] is to be called.
     pub fn wake(&self) -> Millis {
-        let ends = self.routers.iter().map(|r| r.1).chain(self.prefixes.iter().map(|p| p.until));
-        let ends = ends.chain(self.routes.iter().map(|r| r.2)).chain(self.dns.iter().map(|d| d.1));
-        ends.chain(self.search.iter().map(|s| s.1)).min().unwrap_or(NEVER).min(self.solicit.0)
+        self.told.ends().min(self.solicit.0)
     }
 
     /// Forgets what has ended. True: a router is to be solicited.
     pub fn timer(&mut self, now: Millis) -> bool {
-        self.routers.retain(|(_, until)| *until > now);
-        self.prefixes.retain(|prefix| prefix.until > now);
-        self.routes.retain(|(.., until)| *until > now);
-        self.dns.retain(|(_, until)| *until > now);
-        self.search.retain(|(_, until)| *until > now);
+        let told = &mut self.told;
+        told.routers.retain(|(_, until)| *until > now);
+        told.prefixes.retain(|prefix| prefix.until > now);
+        told.routes.retain(|(.., until)| *until > now);
+        told.dns.retain(|(_, until)| *until > now);
+        told.search.retain(|(_, until)| *until > now);
         if self.solicit.0 > now {
             return false;
         }
@@ -96,42 +138,38 @@ impl Slaac {
         true
     }
 
-    /// A router has advertised.
-    pub fn heard_from(&mut self, router: Ipv6Addr, advert: &Advertisement, now: Millis) {
-        self.heard = true;
+    /// A router has advertised. True: what is told is to be written down.
+    pub fn heard_from(&mut self, router: Ipv6Addr, advert: &Advertisement, now: Millis) -> bool {
+        let before = self.told.clone().timeless();
         let until = |seconds: u32| if seconds == u32::MAX { NEVER } else { now + u64::from(seconds) * 1000 };
         if advert.lifetime > 0 {
             // RFC 7559: a default router ends the asking.
             self.solicit = (NEVER, 0);
         }
-        set(
-            &mut self.routers,
-            |r| r.0 == router,
-            (router, until(advert.lifetime.into())),
-            advert.lifetime > 0,
-        );
         for told in &advert.prefixes {
             self.prefix(told, now, until(told.valid));
         }
+        let told = &mut self.told;
+        told.heard = true;
+        told.stateless = advert.stateless;
+        let lifetime = u32::from(advert.lifetime);
+        set(&mut told.routers, |r| r.0 == router, (router, until(lifetime)), lifetime > 0);
         for (net, seconds) in &advert.routes {
-            set(
-                &mut self.routes,
-                |r| (r.0, r.1) == (*net, router),
-                (*net, router, until(*seconds)),
-                *seconds > 0,
-            );
+            let route = (*net, router, until(*seconds));
+            set(&mut told.routes, |r| (r.0, r.1) == (*net, router), route, *seconds > 0);
         }
         for (ip, seconds) in &advert.dns {
-            set(&mut self.dns, |d| d.0 == *ip, (*ip, until(*seconds)), *seconds > 0);
+            set(&mut told.dns, |d| d.0 == *ip, (*ip, until(*seconds)), *seconds > 0);
         }
         for (name, seconds) in &advert.search {
-            set(&mut self.search, |s| s.0 == *name, (name.clone(), until(*seconds)), *seconds > 0);
+            set(&mut told.search, |s| s.0 == *name, (name.clone(), until(*seconds)), *seconds > 0);
         }
-        self.mtu = advert.mtu.or(self.mtu);
+        told.mtu = advert.mtu.or(told.mtu);
+        now >= self.save_at || self.told.clone().timeless() != before
     }
 
     fn prefix(&mut self, told: &super::advert::Prefix, now: Millis, until: Millis) {
-        let known = self.prefixes.iter().find(|p| p.net == told.net).copied();
+        let known = self.told.prefixes.iter().find(|p| p.net == told.net).copied();
         let until = match known {
             Some(known) if known.autonomous => {
                 let left = known.until.saturating_sub(now);
@@ -149,15 +187,15 @@ impl Slaac {
         // Addresses are made from prefixes that leave room for the identifier.
         let autonomous = told.autonomous && told.net.prefix_len() == 64;
         let prefix = Prefix { net: told.net, on_link: told.on_link, autonomous, until };
-        set(&mut self.prefixes, |p| p.net == told.net, prefix, until > now);
+        set(&mut self.told.prefixes, |p| p.net == told.net, prefix, until > now);
     }
 
     /// The addresses made from prefixes; the length is that of the prefix where it is on the link.
     pub fn addresses(&self) -> Vec<Ipv6Net> {
-        let own = self.prefixes.iter().filter(|prefix| prefix.autonomous);
+        let own = self.told.prefixes.iter().filter(|prefix| prefix.autonomous);
         let nets = own.filter_map(|prefix| {
             let mut bytes = prefix.net.network().octets();
-            bytes[8..].copy_from_slice(&self.id);
+            bytes[8..].copy_from_slice(&self.told.id);
             Ipv6Net::new(bytes.into(), if prefix.on_link { 64 } else { 128 }).ok()
         });
         nets.collect()
@@ -165,32 +203,32 @@ impl Slaac {
 
     /// Networks that are on the link.
     pub fn on_link(&self) -> impl Iterator<Item = Ipv6Net> + '_ {
-        self.prefixes.iter().filter(|prefix| prefix.on_link).map(|prefix| prefix.net)
+        self.told.prefixes.iter().filter(|prefix| prefix.on_link).map(|prefix| prefix.net)
     }
 
     /// The default router that was heard first.
     pub fn gateway(&self) -> Option<Ipv6Addr> {
-        self.routers.first().map(|(router, _)| *router)
+        self.told.routers.first().map(|(router, _)| *router)
     }
 
     /// Routes to more specific networks, and their routers.
     pub fn routes(&self) -> impl Iterator<Item = (Ipv6Net, Ipv6Addr)> + '_ {
-        self.routes.iter().map(|(net, router, _)| (*net, *router))
+        self.told.routes.iter().map(|(net, router, _)| (*net, *router))
     }
 
     /// Name servers.
     pub fn dns(&self) -> impl Iterator<Item = Ipv6Addr> + '_ {
-        self.dns.iter().map(|(ip, _)| *ip)
+        self.told.dns.iter().map(|(ip, _)| *ip)
     }
 
     /// Search list.
     pub fn search(&self) -> impl Iterator<Item = &str> {
-        self.search.iter().map(|(name, _)| name.as_str())
+        self.told.search.iter().map(|(name, _)| name.as_str())
     }
 
     /// The link's MTU.
     pub fn mtu(&self) -> Option<u32> {
-        self.mtu
+        self.told.mtu
     }
 }
 

@@ -1,0 +1,6 @@
+#![no_main]
+
+#[path = "../plugins.rs"]
+mod plugins;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| plugins::dhcp::fuzzed::frames(data));
