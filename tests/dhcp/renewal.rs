@@ -3,12 +3,13 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::scripted::{ACK, Heard, NAK, OFFER, Scripted};
 use crate::site::Site;
-use crate::support::{Container, require_netns};
+use crate::support::{Container, patience, require_netns};
 
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 50);
 const SECOND: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 60);
@@ -104,7 +105,8 @@ fn a_lease_that_nobody_renews_ends_and_a_server_that_returns_gives_another() {
     require_netns!();
     let site = Site::new();
     let server = Scripted::start(&site, |m| usual(m, FIRST, [1, 2, 3]));
-    site.start_daemon("-timeout 500ms");
+    let flags = "-timeout 500ms -resendtimeout 1s";
+    site.start_daemon(flags);
     let container = site.node.container();
     let attachment = site.attach(&container, json!({}));
     drop(server);
@@ -112,6 +114,16 @@ fn a_lease_that_nobody_renews_ends_and_a_server_that_returns_gives_another() {
     assert!(container.routes(4, "table main").is_empty());
     assert!(site.daemon_log().contains("has expired"), "{}", site.daemon_log());
     attachment.call("CHECK").fails(100).names(&["lease was lost"]);
+    // ADD again waits as long as any, also for a daemon that has found it like that.
+    let mut config = attachment.config.clone();
+    config["type"] = json!("dhcp");
+    for _ in 0..2 {
+        let again = attachment.call_with("ADD", &config).run();
+        again.err().names(&["no IPv4 lease", "no more tries"]);
+        assert!(again.elapsed < patience(Duration::from_secs(3)), "{:?}", again.elapsed);
+        site.stop_daemon();
+        site.start_daemon(flags);
+    }
     let _server = Scripted::start(&site, |m| match m.name() {
         "RENEW" => vec![m.grant(ACK, SECOND, [100, 200, 300])],
         _ => usual(m, SECOND, [100, 200, 300]),

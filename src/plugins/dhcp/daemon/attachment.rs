@@ -51,7 +51,6 @@ impl Attachment {
     /// There is no such namespace or interface.
     pub fn open(id: u64, wanted: Wanted, earlier: Option<Lease>, tools: &Tools<'_>) -> Result<Attachment> {
         let mut attachment = Attachment::attach(id, wanted, tools)?;
-        attachment.deadline = now() + tools.flags.resend_timeout;
         attachment.starting = Some((now() + UP_BUDGET, earlier));
         attachment.start_if_up(tools);
         Ok(attachment)
@@ -123,6 +122,14 @@ impl Attachment {
             armed: NEVER,
             gone: None,
         })
+    }
+
+    /// A connection waits for the answer, no longer than a caller may have to.
+    pub fn wait_for(&mut self, caller: u64, tools: &Tools<'_>) {
+        if self.waiting.is_empty() {
+            self.deadline = now() + tools.flags.resend_timeout;
+        }
+        self.waiting.push(caller);
     }
 
     /// Whether the namespace that this is about is still at its path.

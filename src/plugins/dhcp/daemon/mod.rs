@@ -1,4 +1,4 @@
-//! `dhcp daemon`: keeps leases alive. One thread waits on everything with epoll; timers are a heap.
+//! `dhcp daemon`: keeps leases alive. One thread waits on everything with epoll; timers are an ordered set.
 
 mod attachment;
 mod closer;

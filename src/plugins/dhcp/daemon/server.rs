@@ -1,7 +1,6 @@
 //! The daemon's loop: connections, descriptors, timers, signals.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 
@@ -70,7 +69,8 @@ pub struct Server<'a> {
     by_key: HashMap<Key, u64>,
     /// Released, but no server has said that it knows.
     leaving: HashMap<u64, Attachment>,
-    timers: BinaryHeap<Reverse<(Millis, u64)>>,
+    /// When to call whose timer: one entry for each attachment at most, as [`Attachment::armed`] says.
+    timers: BTreeSet<(Millis, u64)>,
     next_id: u64,
     next_sweep: Millis,
     idle_since: Millis,
@@ -96,7 +96,7 @@ impl<'a> Server<'a> {
             attachments: HashMap::new(),
             by_key: HashMap::new(),
             leaving: HashMap::new(),
-            timers: BinaryHeap::new(),
+            timers: BTreeSet::new(),
             next_id: 0,
             next_sweep: now() + SWEEP,
             idle_since: now(),
@@ -156,7 +156,7 @@ impl<'a> Server<'a> {
     }
 
     fn next_moment(&self) -> Millis {
-        let timer = self.timers.peek().map_or(NEVER, |Reverse((at, _))| *at);
+        let timer = self.timers.first().map_or(NEVER, |(at, _)| *at);
         timer.min(self.next_sweep)
     }
 
@@ -279,7 +279,7 @@ impl<'a> Server<'a> {
             // Its interface may have gone a moment ago.
             known.readable(LINKS, self.tools);
             if known.is_same_place(&wanted, self.tools) {
-                known.waiting.push(caller);
+                known.wait_for(caller, self.tools);
                 self.follow_up(id);
                 return Ok(());
             }
@@ -292,7 +292,7 @@ impl<'a> Server<'a> {
         }
         let id = self.new_id();
         let mut attachment = Attachment::open(id, wanted, earlier, self.tools)?;
-        attachment.waiting.push(caller);
+        attachment.wait_for(caller, self.tools);
         self.insert(id, attachment);
         Ok(())
     }
@@ -356,26 +356,26 @@ impl<'a> Server<'a> {
         if let Some(attachment) = known {
             let wake = attachment.wake();
             if wake != attachment.armed {
+                self.timers.remove(&(attachment.armed, id));
                 attachment.armed = wake;
                 if wake != NEVER {
-                    self.timers.push(Reverse((wake, id)));
+                    self.timers.insert((wake, id));
                 }
             }
         }
     }
 
     fn run_timers(&mut self) {
-        while let Some(Reverse((at, id))) = self.timers.peek().copied() {
+        while let Some((at, id)) = self.timers.first().copied() {
             if at > now() {
                 return;
             }
-            self.timers.pop();
-            // An entry that was overtaken is passed over.
-            if let Some(attachment) = self.attachments.get_mut(&id).filter(|a| a.armed == at) {
+            self.timers.pop_first();
+            if let Some(attachment) = self.attachments.get_mut(&id) {
                 attachment.armed = NEVER;
                 attachment.timer(self.tools);
                 self.follow_up(id);
-            } else if let Some(leaving) = self.leaving.get_mut(&id).filter(|a| a.armed == at) {
+            } else if let Some(leaving) = self.leaving.get_mut(&id) {
                 leaving.armed = NEVER;
                 leaving.timer(self.tools);
                 self.see_off(id);
@@ -396,7 +396,8 @@ impl<'a> Server<'a> {
         }
         // It would keep the namespace alive.
         let tools = self.tools;
-        for (_, attachment) in self.leaving.extract_if(|_, a| !a.is_there(tools)) {
+        for (id, attachment) in self.leaving.extract_if(|_, a| !a.is_there(tools)) {
+            self.timers.remove(&(attachment.armed, id));
             attachment.close(tools);
         }
     }
@@ -406,6 +407,7 @@ impl<'a> Server<'a> {
         if self.leaving.get(&id).is_some_and(Attachment::has_left)
             && let Some(attachment) = self.leaving.remove(&id)
         {
+            self.timers.remove(&(attachment.armed, id));
             return attachment.close(self.tools);
         }
         self.arm(id);
@@ -446,8 +448,9 @@ impl<'a> Server<'a> {
     }
 
     fn remove(&mut self, id: u64) -> Option<Attachment> {
-        let attachment = self.attachments.remove(&id)?;
+        let mut attachment = self.attachments.remove(&id)?;
         self.by_key.remove(&attachment.wanted.key);
+        self.timers.remove(&(std::mem::replace(&mut attachment.armed, NEVER), id));
         Some(attachment)
     }
 

@@ -425,8 +425,12 @@ impl Machine {
                 _ => Vec::new(),
             },
             _ => {
-                self.lease = Some(self.lease_of(reply));
-                self.bound()
+                let lease = self.lease_of(reply);
+                let known = self.lease.replace(lease).unwrap_or_default().addresses;
+                match reply.lease.addresses.iter().all(|ip| known.contains(ip)) {
+                    true => self.bound(),
+                    false => self.probe(0, now),
+                }
             }
         }
     }

@@ -154,6 +154,46 @@ fn a_lease_is_renewed_then_rebound_then_lost() {
 }
 
 #[test]
+fn another_address_at_renewal_is_probed_before_it_is_used() {
+    let other = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 6);
+    let mut walk = Walk::bound();
+    walk.next();
+    walk.reply(Kind::Reply, |r| r.lease.addresses = vec![other]);
+    assert_eq!((walk.machine.state(), walk.machine.probed()), ("PROBING", vec![other]));
+    while walk.machine.state() == "PROBING" {
+        walk.next();
+    }
+    assert_eq!(
+        (walk.machine.lease().unwrap().addresses[0], walk.said.last()),
+        (other, Some(&Output::Leased))
+    );
+}
+
+#[test]
+fn a_server_without_prefixes_gives_an_address_all_the_same() {
+    let option = |code: u16, value: &[u8]| {
+        [&code.to_be_bytes()[..], &(value.len() as u16).to_be_bytes(), value].concat()
+    };
+    let association = |inside: Vec<u8>| [&[0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0][..], &inside].concat();
+    let address = [&ADDRESS.octets()[..], &[0, 0, 0, 9, 0, 0, 0, 9]].concat();
+    let status = |code: u8| option(13, &[0, code]);
+    let message = |na: Vec<u8>, pd: Vec<u8>| {
+        let parts = [
+            vec![7, 0, 0, 1],
+            option(1, b"client"),
+            option(2, b"server"),
+            option(3, &association(na)),
+            option(25, &association(pd)),
+        ];
+        decode(&parts.concat(), 7).unwrap()
+    };
+    let reply = message(option(5, &address), status(6));
+    assert_eq!((reply.association.0, &reply.lease.addresses[..]), (Status::SUCCESS, &[ADDRESS][..]));
+    assert_eq!(message(option(5, &address), status(3)).association.0, Status::NO_BINDING);
+    assert_eq!(message(status(2), vec![]).association.0, Status::NO_ADDRS_AVAIL);
+}
+
+#[test]
 fn a_server_that_forgot_is_asked_once_more_for_the_same() {
     let mut walk = Walk::bound();
     walk.next();
