@@ -292,6 +292,10 @@ fn a_default_route_comes_and_goes_with_is_default_gateway() {
     site.end(&container);
 }
 
+fn has_ifb() -> bool {
+    Node::new().try_run("ip link add probe type ifb").status.success()
+}
+
 /// The rates of the `tbf` queues of all links, bytes per second, by link.
 fn rates(netns: &Netns) -> Vec<(String, u64)> {
     let shown = netns.json("tc -j qdisc show");
@@ -307,10 +311,9 @@ fn rates(netns: &Netns) -> Vec<(String, u64)> {
 fn limits_change_in_place_and_come_and_go() {
     require_netns!();
     let site = Site::bridged(json!({}), &[]);
-    if !site.node.try_run("ip link add probe type ifb").status.success() {
+    if !has_ifb() {
         return crate::support::skip("this kernel has no ifb");
     }
-    site.node.run("ip link del probe");
     let limits = |to: u64, from: u64| json!({"type": "bandwidth", "ingressRate": to, "ingressBurst": 80_000, "egressRate": from, "egressBurst": 80_000});
     site.rewrite(json!({}), &[limits(8_000_000, 16_000_000)]);
     let container = site.node.container();
@@ -878,6 +881,54 @@ fn what_a_runtime_kept_is_understood_and_kept_the_same_way() {
     site.node.request("CHECK", &container, "eth0", &request).silent();
     site.node.request("DEL", &container, "eth0", &request).silent();
     assert_eq!(site.node.leases("net"), Vec::<String>::new());
+}
+
+#[test]
+fn what_the_go_plugins_attached_changes_as_well() {
+    require_netns!();
+    require_tool!("iptables-nft");
+    if !Path::new("/usr/lib/cni/bridge").exists() {
+        return crate::support::skip("Debian's containernetworking-plugins are not installed");
+    }
+    if !has_ifb() {
+        return crate::support::skip("this kernel has no ifb");
+    }
+    let main = json!({"cniVersion": "1.0.0", "ipMasq": true});
+    let limits = |rate: u64| json!({"type": "bandwidth", "ingressRate": rate, "ingressBurst": 80_000, "egressRate": rate, "egressBurst": 80_000});
+    let site = Site::new(json!([{"type": "loopback"}]));
+    let configure = |keys: Value, more: &[Value]| {
+        let plugins = [&[with(with(bridge_config(&site.node), main.clone()), keys)], more].concat();
+        let list = json!({"cniVersion": "1.0.0", "name": "net", "plugins": plugins});
+        site.node.workdir().file("net.d/10-net.conflist", list.to_string());
+    };
+    configure(json!({}), &[portmap(), limits(8_000_000)]);
+    let outside = site.node.outside();
+    let container = site.node.container();
+    let added = site.add(&container, &["-p", "8080:80", "--bin-dir", "/usr/lib/cni"]);
+    assert_eq!(added["cniVersion"], "1.0.0");
+    let listener = container.listen(IpAddr::from([0; 4]), 80);
+    let mut open = connected(&outside, 8080, &listener);
+    talk(&mut open);
+    let rules = site.node.run("iptables-nft -t nat -S");
+    assert!(rules.contains("CNI-DN-") && !site.node.nft().contains("cni-all"), "{rules}");
+
+    configure(json!({"mtu": 1400, "ipMasq": false}), &[portmap(), limits(16_000_000)]);
+    let text = site.update(&container, &["-p", "8080:80", "-p", "8081:80"]);
+    talk(&mut open);
+    talk(&mut connected(&outside, 8081, &listener));
+    talk(&mut connected(&outside, 8080, &listener));
+    assert_eq!(link(&container, "eth0")["mtu"], 1400);
+    assert_eq!(
+        rates(&site.node).iter().map(|(_, rate)| *rate).collect::<Vec<_>>(),
+        [2_000_000, 2_000_000],
+        "{text}"
+    );
+    let rules = site.node.run("iptables-nft -t nat -S");
+    assert!(!rules.contains("10.1.0.2"), "masquerading and mappings of the Go plugins are gone: {rules}");
+    assert!(site.update(&container, &[]).contains("nothing to change"));
+    site.ok(&["check", "net", container.path(), "--id", container.id()]);
+    drop(open);
+    site.end(&container);
 }
 
 #[test]

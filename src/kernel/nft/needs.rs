@@ -25,7 +25,7 @@ pub(super) fn lacking(change: &Change, errno: Errno) -> Option<String> {
     };
     options.sort_unstable();
     options.dedup();
-    Some(format!("the kernel needs {}", options.join(", ")))
+    Some(format!("the kernel may lack {}", options.join(", ")))
 }
 
 fn of_family(family: Family) -> &'static str {
@@ -104,11 +104,11 @@ mod tests {
             dialect: Dialect::Nft,
         };
         let told = |rule: &Rule| lacking(&Change::AddRule(rule.clone()), Errno::ENOENT).unwrap();
-        assert_eq!(told(&rule), "the kernel needs CONFIG_NFT_MASQ, CONFIG_NF_TABLES_IPV4");
+        assert_eq!(told(&rule), "the kernel may lack CONFIG_NFT_MASQ, CONFIG_NF_TABLES_IPV4");
         rule.dialect = Dialect::Iptables;
         assert_eq!(
             told(&rule),
-            "the kernel needs CONFIG_NETFILTER_XT_MATCH_COMMENT, CONFIG_NETFILTER_XT_TARGET_MASQUERADE, CONFIG_NFT_COMPAT, \
+            "the kernel may lack CONFIG_NETFILTER_XT_MATCH_COMMENT, CONFIG_NETFILTER_XT_TARGET_MASQUERADE, CONFIG_NFT_COMPAT, \
              CONFIG_NF_TABLES_IPV4"
         );
         assert_eq!(lacking(&Change::AddRule(rule), Errno::EEXIST), None);

@@ -111,8 +111,12 @@ impl Socket {
                 }
                 let Body::Error(errno, text) = reply.body else { continue };
                 if errno != Errno::UnknownErrno && failure.is_none() {
-                    let change = changes.get(reply.sequence.wrapping_sub(first_sequence) as usize);
-                    let lacking = change.and_then(|change| needs::lacking(change, errno)).unwrap_or_default();
+                    let lacking = match changes.get(reply.sequence.wrapping_sub(first_sequence) as usize) {
+                        Some(change) => needs::lacking(change, errno),
+                        // nfnetlink's answer to the batch as a whole: nobody is there to read it.
+                        None => (errno == Errno::EOPNOTSUPP).then(|| needs::NF_TABLES.to_owned()),
+                    };
+                    let lacking = lacking.unwrap_or_default();
                     failure = Some(reported(&printed(reply.sequence), errno, &text).with_details(lacking));
                 }
                 // An error of the batch as a whole is reported for its first message, and nothing follows.
