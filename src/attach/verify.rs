@@ -15,6 +15,8 @@ use crate::kernel::rtnl::{Change, Handle, Link, Mac, NextHop, Route, RouteSpec};
 
 /// `RT_TABLE_MAIN`.
 const TABLE_MAIN: u32 = 254;
+/// `RT_TABLE_LOCAL`, linux/rtnetlink.h: the kernel's own routes to addresses.
+const TABLE_LOCAL: u32 = 255;
 
 /// A difference between what ADD made and what is there.
 pub fn difference(what: impl Into<String>) -> Error {
@@ -119,7 +121,14 @@ pub fn specific_routes(rtnl: &mut Handle, link: &Link, expected: &[RouteSpec]) -
     for wanted in expected {
         let text = Change::AddRoute(wanted.clone());
         let text = text.to_string().replacen("ip route add ", "", 1);
-        let candidates: Vec<&Route> = present.iter().filter(|r| is_to(r, wanted)).collect();
+        let mut candidates: Vec<&Route> = present.iter().filter(|r| is_to(r, wanted)).collect();
+        if candidates.is_empty() && wanted.table.is_none() {
+            // sbr and vrf, later in the list, move routes to a table of theirs.
+            let moved = |r: &&Route| {
+                r.table != TABLE_LOCAL && is_to(r, &RouteSpec { table: Some(r.table), ..wanted.clone() })
+            };
+            candidates = present.iter().filter(moved).collect();
+        }
         if candidates.is_empty() {
             return Err(difference(format!("route {text:?} is missing")));
         }

@@ -80,6 +80,8 @@ fn what_leaves_from_an_address_takes_its_interfaces_routes() {
     let sbr = node.attach(&container, "net1", &config(&main, json!({})));
     assert_eq!(sbr.result, main.result);
     sbr.check();
+    // Its routes are in another table by now.
+    main.check();
     assert!(answered(&main.ip(0), "198.51.100.1") && answered(&main.ip(1), "2001:db8:9::1"));
     assert!(answered("10.1.0.2", "198.51.100.1") && answered("fd00:1::2", "2001:db8:9::1"));
     for (family, address, to) in [(4, main.ip(0), "198.51.100.1"), (6, main.ip(1), "2001:db8:9::1")] {
