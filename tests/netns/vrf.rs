@@ -75,7 +75,7 @@ fn a_kernel_without_vrfs_says_so_and_nothing_is_left() {
     node.request("ADD", &container, "eth0", &config).fails(2).names(&[
         "ip link add blue",
         "vrfname",
-        "module vrf",
+        "CONFIG_NET_VRF",
     ]);
     assert_eq!(container.links(), ["eth0"]);
     main.check();
