@@ -81,7 +81,7 @@ fn a_kernel_without_vrfs_says_so_and_nothing_is_left() {
     main.check();
     node.request("DEL", &container, "eth0", &config).silent();
     let status = json!({"cniVersion": "1.1.0", "name": "net", "type": "vrf", "vrfname": "blue"});
-    node.call("vrf").command("STATUS").config(&status).fails(50).names(&["vrf"]);
+    node.call("vrf").command("STATUS").config(&status).fails(50).names(&["CONFIG_NET_VRF"]);
 }
 
 #[test]

@@ -147,7 +147,7 @@ impl Plugin for Vrf {
         let tried = Netns::create_unnamed().and_then(|netns| netns.enter(|| has_kind("vrf")));
         match tried.map_err(|e| e.with_code(Code::NOT_AVAILABLE))? {
             true => Ok(()),
-            false => Err(Error::new(Code::NOT_AVAILABLE, "the kernel has no VRFs (module vrf)")),
+            false => Err(Error::new(Code::NOT_AVAILABLE, "the kernel has no VRFs (CONFIG_NET_VRF)")),
         }
     }
 }
