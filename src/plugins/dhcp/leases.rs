@@ -80,7 +80,8 @@ fn text(args: &Leases) -> Result<String> {
     if args.json {
         return crate::cni::json::Value::parse(raw.get().as_bytes()).map(|_| raw.get().to_owned());
     }
-    let rows: Vec<Row> = serde_json::from_slice(raw.get().as_bytes())
+    let rows: Vec<Row> = crate::cni::json::Value::parse(raw.get().as_bytes())
+        .and_then(|rows| rows.read())
         .map_err(|e| Error::internal(format!("the dhcp daemon's leases are not understood: {e}")))?;
     Ok(table(&rows))
 }
