@@ -63,14 +63,22 @@ fn show_tells_which_container_is_attached_to_which_bridge_with_which_address() {
     };
     let container = node.container();
     let attachment = node.attach(&container, "eth0", &config);
-    let running = Running::start(&container);
+    let _running = Running::start(&container);
 
     // Another test's child is in there too, for a moment before it starts its program, and may be what is found.
     let inside = |path: &str| std::fs::metadata(path).map(|meta| meta.ino()).ok();
-    let expected = inside(&format!("/proc/{}/ns/net", running.0.id()));
+    let expected = inside(container.path());
     let shown = || -> Value { serde_json::from_str(&show("--json")).unwrap() };
-    let found_it = |state: &Value| inside(state["attachments"][0]["netns"].as_str().unwrap()) == expected;
-    let state = (0..10).map(|_| shown()).find(found_it).expect("the container's namespace");
+    let found_it = |state: &Value| {
+        state["attachments"][0]["netns"].as_str().is_some_and(|path| inside(path) == expected)
+    };
+    let again = |_| {
+        let state = shown();
+        // The process may be on its way into the namespace.
+        std::thread::sleep(std::time::Duration::from_millis(if found_it(&state) { 0 } else { 200 }));
+        state
+    };
+    let state = (0..25).map(again).find(found_it).expect("the container's namespace");
     let attached = &state["attachments"][0];
     assert_eq!(attached["container"], container.id());
     assert_eq!((&attached["network"], &attached["ifname"]), (&"net".into(), &"eth0".into()));
