@@ -574,6 +574,10 @@ fn a_port_stays_in_hairpin_mode_for_mapped_ports() {
     let key = "net/bridge/bridge-nf-call-iptables";
     let site = Site::bridged(json!({"hairpinMode": true}), &[portmap()]);
     if !site.node.enter(|| Path::new("/proc/sys").join(key).exists()) {
+        // Loaded, it would change what other tests are about: in the virtual machine it is not.
+        if std::env::var("CNI_ALL_VM").is_ok() {
+            return eprintln!("SKIP: br_netfilter is not loaded");
+        }
         return crate::support::skip("this kernel has no br_netfilter");
     }
     site.node.set_sysctl(key, "1");
