@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::scripted::{ACK, OFFER, Scripted};
+use crate::scripted::Scripted;
 use crate::site::{Site, records};
 use crate::support::require_netns;
 
@@ -15,11 +15,7 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 50);
 fn a_daemon_killed_at_any_moment_of_add_leaves_no_reservation_and_no_file() {
     require_netns!();
     let site = Site::new();
-    let server = Scripted::start(&site, |m| match m.name() {
-        "DISCOVER" => vec![m.grant(OFFER, ADDRESS, [100, 200, 300])],
-        "REQUEST" => vec![m.grant(ACK, ADDRESS, [100, 200, 300])],
-        _ => vec![],
-    });
+    let server = Scripted::start(&site, |m| m.usual(ADDRESS, [100, 200, 300]));
     for round in 0..14u64 {
         let before = server.heard().len();
         site.start_daemon("");
@@ -43,12 +39,9 @@ fn a_daemon_killed_at_any_moment_of_add_leaves_no_reservation_and_no_file() {
             del.silent();
         }
         assert!(records(&site).is_empty() && container.links().is_empty(), "round {round}");
-        let heard: Vec<&str> = server.heard()[before..].iter().map(|m| m.name()).collect();
-        let asked = heard.contains(&"REQUEST");
-        site.eventually("what was asked for is given back", |_| {
-            let heard: Vec<&str> = server.heard()[before..].iter().map(|m| m.name()).collect();
-            heard.contains(&"RELEASE") == asked
-        });
+        let heard = |kind: &str| server.kinds()[before..].contains(&kind);
+        let asked = heard("REQUEST");
+        site.eventually("what was asked for is given back", |_| heard("RELEASE") == asked);
     }
 }
 
@@ -58,11 +51,7 @@ fn a_daemon_killed_at_any_moment_of_add_leaves_no_reservation_and_no_file() {
 fn a_daemon_killed_between_a_new_lease_and_the_interface_is_continued_there() {
     require_netns!();
     let site = Site::new();
-    let _server = Scripted::start(&site, |m| match m.name() {
-        "DISCOVER" => vec![m.grant(OFFER, ADDRESS, [100, 200, 300])],
-        "REQUEST" => vec![m.grant(ACK, ADDRESS, [100, 200, 300])],
-        _ => vec![],
-    });
+    let _server = Scripted::start(&site, |m| m.usual(ADDRESS, [100, 200, 300]));
     site.start_daemon("");
     let container = site.node.container();
     let attachment = site.attach(&container, json!({}));

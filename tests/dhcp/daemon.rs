@@ -87,9 +87,7 @@ fn callers_at_once_start_one_daemon() {
 fn a_killed_daemon_is_continued_and_nothing_is_asked_twice() {
     require_netns!();
     require_tool!("dnsmasq");
-    let site = Site::new();
-    site.dnsmasq("");
-    site.start_daemon("");
+    let site = Site::with_dnsmasq("");
     let container = site.node.container();
     let attachment = site.attach(&container, json!({}));
     let (address, before) = (attachment.result["ips"][0]["address"].clone(), site.server_log());
@@ -110,9 +108,7 @@ fn a_killed_daemon_is_continued_and_nothing_is_asked_twice() {
 fn without_its_daemon_a_lease_is_released_by_del_itself() {
     require_netns!();
     require_tool!("dnsmasq");
-    let site = Site::new();
-    site.dnsmasq("");
-    site.start_daemon("");
+    let site = Site::with_dnsmasq("");
     let container = site.node.container();
     let attachment = site.attach(&container, json!({}));
     site.stop_daemon();
@@ -176,9 +172,7 @@ fn the_pid_file_and_socket_of_a_killed_daemon_are_replaced() {
 fn sighup_starts_the_executable_anew_and_no_caller_is_turned_away() {
     require_netns!();
     require_tool!("dnsmasq");
-    let site = Site::new();
-    site.dnsmasq("");
-    site.start_daemon("");
+    let site = Site::with_dnsmasq("");
     let container = site.node.container();
     let attachment = site.attach(&container, json!({}));
     site.signal_daemon(Signal::SIGHUP);
@@ -253,9 +247,7 @@ fn a_caller_that_goes_away_cancels_its_acquisition() {
 fn the_lease_of_a_namespace_that_vanished_is_released() {
     require_netns!();
     require_tool!("dnsmasq");
-    let site = Site::new();
-    site.dnsmasq("");
-    site.start_daemon("");
+    let site = Site::with_dnsmasq("");
     let container = site.node.container();
     site.attach(&container, json!({}));
     container.unmount();
@@ -267,9 +259,7 @@ fn the_lease_of_a_namespace_that_vanished_is_released() {
 fn the_lease_of_an_interface_that_vanished_is_forgotten() {
     require_netns!();
     require_tool!("dnsmasq");
-    let site = Site::new();
-    site.dnsmasq("");
-    site.start_daemon("");
+    let site = Site::with_dnsmasq("");
     let container = site.node.container();
     let attachment = site.attach(&container, json!({}));
     container.ip(&["link del eth0"]);
@@ -282,9 +272,7 @@ fn the_lease_of_an_interface_that_vanished_is_forgotten() {
 fn gc_releases_what_is_not_valid_any_more() {
     require_netns!();
     require_tool!("dnsmasq");
-    let site = Site::new();
-    site.dnsmasq("");
-    site.start_daemon("");
+    let site = Site::with_dnsmasq("");
     let (one, two) = (site.node.container(), site.node.container());
     let (kept, _stale) = (site.attach(&one, json!({})), site.attach(&two, json!({})));
     let mut config = site.config(json!({}));

@@ -9,11 +9,11 @@ use crate::support::{require_netns, require_tool};
 fn a_container_on_a_bridge_gets_an_address_and_gives_it_back() {
     require_netns!();
     require_tool!("dnsmasq");
-    let site = Site::new();
-    site.dnsmasq("--dhcp-option=option:dns-server,10.7.0.2,10.7.0.3 --domain=example.org \
+    let site = Site::with_dnsmasq(
+        "--dhcp-option=option:dns-server,10.7.0.2,10.7.0.3 --domain=example.org \
          --dhcp-option=option:domain-search,a.example.org,b.example.org --dhcp-option=option:ntp-server,10.7.0.4 \
-         --dhcp-option=option:mtu,1400");
-    site.start_daemon("");
+         --dhcp-option=option:mtu,1400",
+    );
     let container = site.node.container();
     let attachment = site.attach(&container, json!({}));
     let address = attachment.ip(0);

@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use crate::site::{Site, records};
 use crate::support::{Container, patience, require_netns, require_tool};
 
-/// The routers' side: `cni0` advertises fd07::/64, with these flags for dnsmasq's range.
-fn dnsmasq6(site: &Site, range: &str, more: &str) {
-    site.dnsmasq(&format!(
+/// A site where `cni0` advertises fd07::/64, with these flags for dnsmasq's range.
+fn with_dnsmasq6(range: &str) -> Site {
+    Site::with_dnsmasq(&format!(
         "--enable-ra --ra-param=cni0,10,60 --dhcp-range={range} --dhcp-option=option6:dns-server,[fd07::53] \
-         --dhcp-option=option6:domain-search,six.example.org {more}"
-    ));
+         --dhcp-option=option6:domain-search,six.example.org"
+    ))
 }
 
 fn v6(result: &Value) -> Vec<String> {
@@ -24,13 +24,16 @@ fn global(container: &Container) -> Vec<String> {
     container.addresses("eth0").into_iter().filter(|a| a.contains(':')).collect()
 }
 
+/// Neither an address nor a default route.
+fn has_no_ipv6(container: &Container) -> bool {
+    global(container).is_empty() && container.find_route(6, "default").is_none()
+}
+
 #[test]
 fn a_dhcpv6_server_and_a_dhcp_server_make_a_dual_stack_result() {
     require_netns!();
     require_tool!("dnsmasq");
-    let site = Site::new();
-    dnsmasq6(&site, "fd07::100,fd07::1ff,64,2m", "");
-    site.start_daemon("");
+    let site = with_dnsmasq6("fd07::100,fd07::1ff,64,2m");
     let container = site.node.container();
     let attachment = site.attach(&container, json!({"ipv6": "dhcpv6"}));
     let addresses = v6(&attachment.result);
@@ -70,9 +73,7 @@ fn a_dhcpv6_server_and_a_dhcp_server_make_a_dual_stack_result() {
 fn addresses_from_router_advertisements_alone() {
     require_netns!();
     require_tool!("dnsmasq");
-    let site = Site::new();
-    dnsmasq6(&site, "fd07::,ra-only,64,2m", "");
-    site.start_daemon("");
+    let site = with_dnsmasq6("fd07::,ra-only,64,2m");
     let container = site.node.container();
     let attachment = site.attach(&container, json!({"ipv4": false, "ipv6": "slaac"}));
     let addresses = v6(&attachment.result);
@@ -89,33 +90,23 @@ fn addresses_from_router_advertisements_alone() {
 fn what_the_kernel_heard_from_routers_before_is_no_obstacle() {
     require_netns!();
     require_tool!("dnsmasq");
-    let site = Site::new();
-    dnsmasq6(&site, "fd07::,ra-only,64,2m", "");
-    site.start_daemon("");
+    let site = with_dnsmasq6("fd07::,ra-only,64,2m");
     let container = site.node.container();
-    site.node
-        .ip(&[&format!("link add h0 up master cni0 type veth peer name eth0 netns {}", container.path())]);
+    site.connect("h0", &container);
     container.ip(&["link set eth0 up"]);
     site.within(20, "the kernel has an address and a route of its own", |_| {
         !global(&container).is_empty() && container.find_route(6, "default").is_some()
     });
-    let mut config = site.config(json!({"ipv4": false, "ipv6": "slaac"}));
-    config["type"] = json!("dhcp");
-    let result = site.node.request("ADD", &container, "eth0", &config).ok();
+    let result = site.dhcp("ADD", &container, json!({"ipv4": false, "ipv6": "slaac"})).ok();
     assert_eq!(v6(&result).len(), 1);
-    assert!(
-        global(&container).is_empty() && container.find_route(6, "default").is_none(),
-        "the main plugin sets them"
-    );
+    assert!(has_no_ipv6(&container), "the main plugin sets them");
 }
 
 #[test]
 fn both_give_two_addresses() {
     require_netns!();
     require_tool!("dnsmasq");
-    let site = Site::new();
-    dnsmasq6(&site, "fd07::100,fd07::1ff,slaac,64,2m", "");
-    site.start_daemon("");
+    let site = with_dnsmasq6("fd07::100,fd07::1ff,slaac,64,2m");
     let container = site.node.container();
     let attachment = site.attach(&container, json!({"ipv6": "both"}));
     assert_eq!(v6(&attachment.result).len(), 2, "{:#}", attachment.result);
@@ -134,8 +125,9 @@ fn without_a_router_or_server_the_error_says_what_is_missing() {
     failure.names(&["no IPv4 lease", "no DHCPv6 server answers"]);
 }
 
-/// radvd with a prefix that is valid so many seconds, by a router that is one for so many.
-fn radvd(site: &Site, valid: u32, lifetime: u32) {
+/// A site where radvd tells of a prefix that is valid so many seconds, by a router that is one for so many.
+fn with_radvd(valid: u32, lifetime: u32) -> Site {
+    let site = Site::new();
     let conf = format!(
         "interface cni0 {{ AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; AdvDefaultLifetime {lifetime};\n\
          AdvLinkMTU 1400;\n prefix fd07::/64 {{ AdvOnLink on; AdvAutonomous on; AdvValidLifetime {valid};\n\
@@ -145,15 +137,15 @@ fn radvd(site: &Site, valid: u32, lifetime: u32) {
     let (conf, pid) = (site.node.workdir().file("radvd.conf", conf), site.path("radvd.pid"));
     site.node.set_sysctl("net/ipv6/conf/all/forwarding", "1");
     site.serve(&format!("radvd -n -m stderr -d 1 -C {} -p {} -u root", conf.display(), pid.display()));
+    site.start_daemon("");
+    site
 }
 
 #[test]
 fn radvd_advertises_and_a_withdrawn_prefix_leaves_the_interface() {
     require_netns!();
     require_tool!("radvd");
-    let site = Site::new();
-    radvd(&site, 6, 9);
-    site.start_daemon("");
+    let site = with_radvd(6, 9);
     let container = site.node.container();
     let attachment = site.attach(&container, json!({"ipv4": false, "ipv6": "slaac"}));
     assert_eq!(v6(&attachment.result).len(), 1);
@@ -161,18 +153,14 @@ fn radvd_advertises_and_a_withdrawn_prefix_leaves_the_interface() {
     assert!(container.find_route(6, "fd99::/48").is_some());
     assert_eq!(container.link("eth0")["mtu"], 1400);
     site.stop_servers();
-    site.within(15, "address and routes are gone", |_| {
-        global(&container).is_empty() && container.find_route(6, "default").is_none()
-    });
+    site.within(15, "address and routes are gone", |_| has_no_ipv6(&container));
 }
 
 #[test]
 fn a_killed_daemons_addresses_from_routers_go_on_in_the_next_one() {
     require_netns!();
     require_tool!("radvd");
-    let site = Site::new();
-    radvd(&site, 12, 12);
-    site.start_daemon("");
+    let site = with_radvd(12, 12);
     let container = site.node.container();
     let attachment = site.attach(&container, json!({"ipv4": false, "ipv6": "slaac"}));
     let addresses = v6(&attachment.result);
@@ -195,18 +183,14 @@ fn a_killed_daemons_addresses_from_routers_go_on_in_the_next_one() {
     site.start_daemon("");
     attachment.check();
     assert_eq!(global(&container), addresses);
-    site.within(20, "the address has ended", |_| {
-        global(&container).is_empty() && container.find_route(6, "default").is_none()
-    });
+    site.within(20, "the address has ended", |_| has_no_ipv6(&container));
 }
 
 #[test]
 fn what_ends_while_no_daemon_runs_leaves_the_interface_when_the_next_one_starts() {
     require_netns!();
     require_tool!("radvd");
-    let site = Site::new();
-    radvd(&site, 6, 6);
-    site.start_daemon("");
+    let site = with_radvd(6, 6);
     let container = site.node.container();
     let _attachment = site.attach(&container, json!({"ipv4": false, "ipv6": "slaac"}));
     site.stop_daemon();
@@ -221,10 +205,8 @@ fn what_ends_while_no_daemon_runs_leaves_the_interface_when_the_next_one_starts(
 fn name_servers_of_a_dhcpv6_server_go_with_addresses_from_a_router() {
     require_netns!();
     require_tool!("dnsmasq");
-    let site = Site::new();
     // Router advertisements with the flag O, and a server that gives no addresses.
-    dnsmasq6(&site, "fd07::,ra-stateless,64,2m", "");
-    site.start_daemon("");
+    let site = with_dnsmasq6("fd07::,ra-stateless,64,2m");
     let container = site.node.container();
     let attachment = site.attach(&container, json!({"ipv4": false, "ipv6": "slaac"}));
     assert_eq!(v6(&attachment.result).len(), 1, "{:#}", attachment.result);
@@ -244,15 +226,10 @@ fn a_lost_dhcpv6_release_is_sent_again_behind_del() {
     require_netns!();
     require_tool!("dnsmasq");
     require_tool!("nft");
-    let site = Site::new();
-    dnsmasq6(&site, "fd07::100,fd07::1ff,64,2m", "");
-    site.start_daemon("");
+    let site = with_dnsmasq6("fd07::100,fd07::1ff,64,2m");
     let container = site.node.container();
-    site.node
-        .ip(&[&format!("link add h0 up master cni0 type veth peer name eth0 netns {}", container.path())]);
-    let mut config = site.config(json!({"ipv4": false, "ipv6": "dhcpv6"}));
-    config["type"] = json!("dhcp");
-    let call = |command: &str| site.node.request(command, &container, "eth0", &config).run();
+    site.connect("h0", &container);
+    let call = |command: &str| site.dhcp(command, &container, json!({"ipv4": false, "ipv6": "dhcpv6"}));
     call("ADD").ok();
     // RELEASE (8) is lost.
     site.node.run("nft add table ip6 lossy");

@@ -3,27 +3,13 @@
 use serde_json::json;
 
 use crate::site::Site;
-use crate::support::{Container, require_netns, require_tool, skip_for_kernel};
-
-/// Calls of the dhcp plugin itself for an interface that is there.
-fn dhcp(
-    site: &Site,
-    command: &str,
-    container: &Container,
-    more: serde_json::Value,
-) -> crate::support::Outcome {
-    let mut config = site.config(more);
-    config["type"] = json!("dhcp");
-    site.node.request(command, container, "eth0", &config).run()
-}
+use crate::support::{require_netns, require_tool, skip_for_kernel};
 
 #[test]
 fn macvlan_and_ipvlan_interfaces_get_addresses_of_their_own() {
     require_netns!();
     require_tool!("dnsmasq");
-    let site = Site::new();
-    site.dnsmasq("");
-    site.start_daemon("");
+    let site = Site::with_dnsmasq("");
     for kind in ["macvlan mode bridge", "ipvlan mode l2"] {
         // On the end of a veth pair whose other end is in the bridge.
         let added = site.node.try_run(&format!("ip link add try link port1 type {kind}"));
@@ -38,7 +24,7 @@ fn macvlan_and_ipvlan_interfaces_get_addresses_of_their_own() {
                 &format!("link add sub link port1 type {kind}"),
                 &format!("link set sub netns {} name eth0", container.path()),
             ]);
-            let result = dhcp(&site, "ADD", container, json!({})).ok();
+            let result = site.dhcp("ADD", container, json!({})).ok();
             assert!(container.link_has("eth0", "UP"));
             result["ips"][0]["address"].as_str().unwrap().to_owned()
         });
@@ -55,9 +41,7 @@ fn macvlan_and_ipvlan_interfaces_get_addresses_of_their_own() {
 fn macvlan_ipvlan_and_host_device_get_addresses_and_give_them_back() {
     require_netns!();
     require_tool!("dnsmasq");
-    let site = Site::new();
-    site.dnsmasq("");
-    site.start_daemon("");
+    let site = Site::with_dnsmasq("");
     let mut skipped = Vec::new();
     for kind in ["macvlan", "ipvlan", "host-device"] {
         let tried = site.node.try_run(&format!("ip link add try link port1 type {kind}"));
@@ -262,8 +246,8 @@ fn an_interface_that_is_missing_is_named() {
     let site = Site::new();
     site.start_daemon("");
     let container = site.node.container();
-    dhcp(&site, "ADD", &container, json!({})).err().names(&["there is no interface \"eth0\"", "main plugin"]);
-    assert_eq!(dhcp(&site, "DEL", &container, json!({})).ok(), serde_json::Value::Null);
+    site.dhcp("ADD", &container, json!({})).err().names(&["there is no interface \"eth0\"", "main plugin"]);
+    assert_eq!(site.dhcp("DEL", &container, json!({})).ok(), serde_json::Value::Null);
 }
 
 #[test]

@@ -1,16 +1,9 @@
 //! A real server behind a path that loses, delays, doubles and damages packets.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::site::Site;
 use crate::support::{Container, require_netns, require_tool, skip_for_kernel};
-
-/// The dhcp plugin itself for an interface that is there.
-fn dhcp(site: &Site, command: &str, container: &Container, more: Value) -> crate::support::Outcome {
-    let mut config = site.config(more);
-    config["type"] = json!("dhcp");
-    site.node.request(command, container, "eth0", &config).run()
-}
 
 /// Loses what comes to the server's ports, and what it sends from them, if it matches: as a packet filter.
 fn lose(site: &Site, directions: &[&str], which: &str) {
@@ -96,20 +89,17 @@ fn packets_that_are_lost_delayed_doubled_and_damaged_give_the_right_lease_in_the
     let containers: Vec<Container> = (0..4).map(|_| site.node.container()).collect();
     for (round, container) in containers.iter().enumerate() {
         let host = format!("h{round}");
-        site.node.ip(&[&format!(
-            "link add {host} up master cni0 type veth peer name eth0 netns {}",
-            container.path()
-        )]);
+        site.connect(&host, container);
         container.ip(&["link set eth0 up"]);
         site.node.run(&format!("tc qdisc add dev {host} {netem}"));
         container.run(&format!("tc qdisc add dev eth0 {netem}"));
-        let result = dhcp(&site, "ADD", container, json!({"ipv6": "dhcpv6"})).ok();
+        let result = site.dhcp("ADD", container, json!({"ipv6": "dhcpv6"})).ok();
         let addresses: Vec<&str> =
             result["ips"].as_array().unwrap().iter().map(|ip| ip["address"].as_str().unwrap()).collect();
         assert!(addresses.len() == 2 && addresses[0].starts_with("10.7.0."), "{addresses:?}");
         assert!(addresses[0].ends_with("/24") && addresses[1].starts_with("fd07::1"), "{addresses:?}");
         assert_eq!(result["ips"][0]["gateway"], "10.7.0.1");
-        dhcp(&site, "CHECK", container, json!({"ipv6": "dhcpv6"})).ok();
+        site.dhcp("CHECK", container, json!({"ipv6": "dhcpv6"})).ok();
     }
     assert_eq!(site.leases().len(), 4);
 }

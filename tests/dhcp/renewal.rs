@@ -14,15 +14,6 @@ use crate::support::{Container, patience, require_netns};
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 50);
 const SECOND: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 60);
 
-/// Answers DISCOVER and REQUEST with a lease of this address and these times.
-fn usual(message: &Heard, address: Ipv4Addr, times: [u32; 3]) -> Vec<Vec<u8>> {
-    match message.name() {
-        "DISCOVER" => vec![message.grant(OFFER, address, times)],
-        "REQUEST" => vec![message.grant(ACK, address, times)],
-        _ => vec![],
-    }
-}
-
 fn addresses(container: &Container) -> Vec<String> {
     container.addresses("eth0")
 }
@@ -33,7 +24,7 @@ fn a_lease_is_renewed_by_unicast_from_its_address() {
     let site = Site::new();
     let server = Scripted::start(&site, |m| match m.name() {
         "RENEW" => vec![m.grant(ACK, FIRST, [1, 3, 4])],
-        _ => usual(m, FIRST, [1, 3, 4]),
+        _ => m.usual(FIRST, [1, 3, 4]),
     });
     site.start_daemon("");
     let container = site.node.container();
@@ -57,7 +48,7 @@ fn a_daemon_killed_in_between_goes_on_renewing() {
     let site = Site::new();
     let server = Scripted::start(&site, |m| match m.name() {
         "RENEW" => vec![m.grant(ACK, FIRST, [2, 8, 10])],
-        _ => usual(m, FIRST, [2, 8, 10]),
+        _ => m.usual(FIRST, [2, 8, 10]),
     });
     site.start_daemon("");
     let container = site.node.container();
@@ -84,7 +75,7 @@ fn another_address_on_rebinding_replaces_the_first_on_the_interface() {
             vec![]
         }
         "RENEW" => vec![m.grant(ACK, SECOND, [600, 800, 1000])],
-        _ => usual(m, FIRST, [1, 2, 30]),
+        _ => m.usual(FIRST, [1, 2, 30]),
     });
     site.start_daemon("");
     // Learns from announcements.
@@ -104,7 +95,7 @@ fn another_address_on_rebinding_replaces_the_first_on_the_interface() {
 fn a_lease_that_nobody_renews_ends_and_a_server_that_returns_gives_another() {
     require_netns!();
     let site = Site::new();
-    let server = Scripted::start(&site, |m| usual(m, FIRST, [1, 2, 3]));
+    let server = Scripted::start(&site, |m| m.usual(FIRST, [1, 2, 3]));
     let flags = "-timeout 500ms -resendtimeout 1s";
     site.start_daemon(flags);
     let container = site.node.container();
@@ -126,7 +117,7 @@ fn a_lease_that_nobody_renews_ends_and_a_server_that_returns_gives_another() {
     }
     let _server = Scripted::start(&site, |m| match m.name() {
         "RENEW" => vec![m.grant(ACK, SECOND, [100, 200, 300])],
-        _ => usual(m, SECOND, [100, 200, 300]),
+        _ => m.usual(SECOND, [100, 200, 300]),
     });
     site.eventually("another address", |_| addresses(&container) == ["10.7.0.60/24"]);
     assert!(container.pings("10.7.0.1"));
@@ -140,9 +131,9 @@ fn a_refused_renewal_empties_the_interface_before_anything_else() {
     let counted = count.clone();
     let _server = Scripted::start(&site, move |m| match m.name() {
         "RENEW" => vec![m.reply(NAK, Ipv4Addr::UNSPECIFIED, &[(54, &[10, 7, 0, 1]), (56, b"moved")])],
-        "DISCOVER" if counted.fetch_add(1, Ordering::Relaxed) > 0 => usual(m, SECOND, [100, 200, 300]),
-        "REQUEST" if counted.load(Ordering::Relaxed) > 1 => usual(m, SECOND, [100, 200, 300]),
-        _ => usual(m, FIRST, [1, 2, 3]),
+        "DISCOVER" if counted.fetch_add(1, Ordering::Relaxed) > 0 => m.usual(SECOND, [100, 200, 300]),
+        "REQUEST" if counted.load(Ordering::Relaxed) > 1 => m.usual(SECOND, [100, 200, 300]),
+        _ => m.usual(FIRST, [1, 2, 3]),
     });
     site.start_daemon("");
     let container = site.node.container();
@@ -167,8 +158,8 @@ fn an_address_that_somebody_uses_is_declined() {
     neighbour.ip(&["addr add 10.7.0.50/24 dev eth0", "link set eth0 up"]);
     site.node.eventually("the neighbour answers", |node| node.pings("10.7.0.50"));
     let server = Scripted::start(&site, |m| match m.options.get(&50).map(Vec::as_slice) {
-        Some([.., 60]) => usual(m, SECOND, [100, 200, 300]),
-        Some(_) => usual(m, FIRST, [100, 200, 300]),
+        Some([.., 60]) => m.usual(SECOND, [100, 200, 300]),
+        Some(_) => m.usual(FIRST, [100, 200, 300]),
         None => vec![m.grant(OFFER, FIRST, [100, 200, 300])],
     });
     site.start_daemon("-resendtimeout 3s");
@@ -189,7 +180,7 @@ fn the_same_container_anew_asks_for_its_address_first() {
     let site = Site::new();
     let server = Scripted::start(&site, |m| match m.name() {
         "REBOOT" => vec![m.grant(ACK, FIRST, [100, 200, 300])],
-        _ => usual(m, FIRST, [100, 200, 300]),
+        _ => m.usual(FIRST, [100, 200, 300]),
     });
     site.start_daemon("");
     let before = site.node.container_named("c");
@@ -209,7 +200,7 @@ fn lost_packets_are_sent_again() {
     let mut dropped = 0;
     let server = Scripted::start(&site, move |m| {
         dropped += 1;
-        if dropped % 3 != 0 { vec![] } else { usual(m, FIRST, [100, 200, 300]) }
+        if dropped % 3 != 0 { vec![] } else { m.usual(FIRST, [100, 200, 300]) }
     });
     site.start_daemon("-timeout 200ms");
     let container = site.node.container();
@@ -221,7 +212,7 @@ fn lost_packets_are_sent_again() {
 fn options_are_sent_as_they_are_configured() {
     require_netns!();
     let site = Site::new();
-    let server = Scripted::start(&site, |m| usual(m, FIRST, [100, 200, 300]));
+    let server = Scripted::start(&site, |m| m.usual(FIRST, [100, 200, 300]));
     site.start_daemon("-broadcast");
     let container = site.node.container();
     let more = json!({

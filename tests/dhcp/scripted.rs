@@ -95,6 +95,15 @@ impl Heard {
         ];
         self.reply(kind, address, &options)
     }
+
+    /// What answers DISCOVER and REQUEST with a lease of this address and these times, and nothing else.
+    pub fn usual(&self, address: Ipv4Addr, times: [u32; 3]) -> Vec<Vec<u8>> {
+        match self.name() {
+            "DISCOVER" => vec![self.grant(OFFER, address, times)],
+            "REQUEST" => vec![self.grant(ACK, address, times)],
+            _ => vec![],
+        }
+    }
 }
 
 /// The server: a thread that hands every message to a closure, and broadcasts what it answers.

@@ -60,6 +60,14 @@ impl Site {
         Site { node, daemon: Mutex::default(), servers: Mutex::default() }
     }
 
+    /// With [`Site::dnsmasq`] as the server, and a daemon.
+    pub fn with_dnsmasq(more: &str) -> Site {
+        let site = Site::new();
+        site.dnsmasq(more);
+        site.start_daemon("");
+        site
+    }
+
     /// The daemon's socket.
     pub fn socket(&self) -> PathBuf {
         self.node.workdir().root().join("dhcp.sock")
@@ -174,6 +182,21 @@ impl Site {
     /// ADD of a container on the bridge, whatever comes of it.
     pub fn add(&self, container: &Container, more: Value) -> Outcome {
         self.node.request("ADD", container, "eth0", &self.config(more)).run()
+    }
+
+    /// A veth pair: this port of the bridge, and `eth0` of the container, which is not up.
+    pub fn connect(&self, port: &str, container: &Container) {
+        self.node.ip(&[&format!(
+            "link add {port} up master cni0 type veth peer name eth0 netns {}",
+            container.path()
+        )]);
+    }
+
+    /// A call of the dhcp plugin itself for an `eth0` that is there.
+    pub fn dhcp(&self, command: &str, container: &Container, more: Value) -> Outcome {
+        let mut config = self.config(more);
+        config["type"] = json!("dhcp");
+        self.node.request(command, container, "eth0", &config).run()
     }
 
     /// What `dhcp leases --json` prints.
