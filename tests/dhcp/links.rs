@@ -1,9 +1,17 @@
 //! Interfaces of other kinds than a bridge's veth, and many of them.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::site::Site;
-use crate::support::{require_netns, require_tool, skip_for_kernel};
+use crate::support::{has_kind, require_kind, require_netns, require_tool, skip_for_kernel};
+
+/// A main plugin's interface on `port1`, the end of a veth pair whose other end is in the bridge.
+fn on_port1(site: &Site, kind: &str, more: Value) -> Value {
+    let mut config = site.config(more);
+    config["type"] = json!(kind);
+    config["master"] = json!("port1");
+    config
+}
 
 #[test]
 fn macvlan_and_ipvlan_interfaces_get_addresses_of_their_own() {
@@ -11,13 +19,10 @@ fn macvlan_and_ipvlan_interfaces_get_addresses_of_their_own() {
     require_tool!("dnsmasq");
     let site = Site::with_dnsmasq("");
     for kind in ["macvlan mode bridge", "ipvlan mode l2"] {
-        // On the end of a veth pair whose other end is in the bridge.
-        let added = site.node.try_run(&format!("ip link add try link port1 type {kind}"));
-        if !added.status.success() {
+        if !has_kind(kind) {
             skip_for_kernel(&format!("this kernel has no {kind}"));
             continue;
         }
-        site.node.ip(&["link del try"]);
         let containers = [site.node.container(), site.node.container()];
         let addresses = containers.each_ref().map(|container| {
             site.node.ip(&[
@@ -44,21 +49,14 @@ fn macvlan_ipvlan_and_host_device_get_addresses_and_give_them_back() {
     let site = Site::with_dnsmasq("");
     let mut skipped = Vec::new();
     for kind in ["macvlan", "ipvlan", "host-device"] {
-        let tried = site.node.try_run(&format!("ip link add try link port1 type {kind}"));
-        if kind != "host-device" && !tried.status.success() {
+        if kind != "host-device" && !has_kind(kind) {
             skipped.push(kind);
             continue;
         }
-        let _ = site.node.try_run("ip link del try");
-        let mut config = site.config(json!({}));
-        config["type"] = json!(kind);
-        config.as_object_mut().unwrap().remove("bridge");
-        match kind {
-            "host-device" => {
-                config["device"] = json!("port1");
-                config["dataDir"] = json!(site.node.data_dir());
-            }
-            _ => config["master"] = json!("port1"),
+        let mut config = on_port1(&site, kind, json!({}));
+        if kind == "host-device" {
+            config["device"] = json!("port1");
+            config["dataDir"] = json!(site.node.data_dir());
         }
         let container = site.node.container();
         let attachment = site.node.attach(&container, "eth0", &config);
@@ -76,34 +74,25 @@ fn macvlan_ipvlan_and_host_device_get_addresses_and_give_them_back() {
     }
 }
 
-/// The node's side of VLAN 5: 10.7.5.1/24 on `cni0.5`, with a server; nobody serves beside the VLAN. False: the kernel
-/// has no 802.1Q.
-fn serve_vlan(site: &Site) -> bool {
-    let added = site.node.try_run("ip link add cni0.5 link cni0 up type vlan id 5");
-    if !added.status.success() {
-        skip_for_kernel("this kernel has no 8021q");
-        return false;
-    }
+/// A site with VLAN 5: 10.7.5.1/24 on `cni0.5`, with a server; nobody serves beside the VLAN.
+fn with_vlan() -> Site {
+    let site = Site::new();
+    site.node.ip(&["link add cni0.5 link cni0 up type vlan id 5"]);
     site.node.ip(&["addr add 10.7.5.1/24 dev cni0.5"]);
     site.dnsmasq(
         "--interface=cni0.5 --except-interface=cni0 --dhcp-range=10.7.5.50,10.7.5.99,255.255.255.0,2m",
     );
-    true
+    site
 }
 
 #[test]
 fn the_vlan_plugin_gets_addresses_on_its_vlan_and_renews_them() {
-    require_netns!();
+    require_kind!("vlan");
     require_tool!("dnsmasq");
-    let site = Site::new();
-    if !serve_vlan(&site) {
-        return;
-    }
+    let site = with_vlan();
     site.start_daemon("");
     let container = site.node.container();
-    let mut config = site.config(json!({}));
-    config["type"] = json!("vlan");
-    config["master"] = json!("port1");
+    let mut config = on_port1(&site, "vlan", json!({}));
     config["vlanId"] = json!(5);
     let attachment = site.node.attach(&container, "eth0", &config);
     let address = attachment.ip(0);
@@ -122,17 +111,12 @@ fn the_vlan_plugin_gets_addresses_on_its_vlan_and_renews_them() {
 
 #[test]
 fn on_another_vlan_nobody_answers() {
-    require_netns!();
+    require_kind!("vlan");
     require_tool!("dnsmasq");
-    let site = Site::new();
-    if !serve_vlan(&site) {
-        return;
-    }
+    let site = with_vlan();
     site.start_daemon("-resendtimeout 700ms -timeout 100ms");
     let container = site.node.container();
-    let mut config = site.config(json!({}));
-    config["type"] = json!("vlan");
-    config["master"] = json!("port1");
+    let mut config = on_port1(&site, "vlan", json!({}));
     config["vlanId"] = json!(6);
     site.node.request("ADD", &container, "eth0", &config).run().err().names(&["no DHCP server answers"]);
     assert!(container.links().is_empty());
@@ -142,20 +126,11 @@ fn on_another_vlan_nobody_answers() {
 /// renewals by unicast the address.
 #[test]
 fn ipvlan_containers_share_a_mac_and_keep_leases_of_their_own() {
-    require_netns!();
+    require_kind!("ipvlan");
     require_tool!("dnsmasq");
-    let site = Site::new();
-    if !site.node.try_run("ip link add try link port1 type ipvlan").status.success() {
-        return skip_for_kernel("this kernel has no ipvlan");
-    }
-    site.node.ip(&["link del try"]);
-    site.dnsmasq("--dhcp-option=option:T1,4 --dhcp-option=option:T2,90");
-    site.start_daemon("");
+    let site = Site::with_dnsmasq("--dhcp-option=option:T1,4 --dhcp-option=option:T2,90");
     for client_id in ["name", "duid"] {
-        let mut config = site.config(json!({"clientID": client_id}));
-        config["type"] = json!("ipvlan");
-        config["master"] = json!("port1");
-        config.as_object_mut().unwrap().remove("bridge");
+        let config = on_port1(&site, "ipvlan", json!({"clientID": client_id}));
         let containers = [site.node.container(), site.node.container()];
         let attached = containers.each_ref().map(|c| site.node.attach(c, "eth0", &config));
         let addresses = attached.each_ref().map(|a| a.ip(0));
@@ -180,19 +155,10 @@ fn ipvlan_containers_share_a_mac_and_keep_leases_of_their_own() {
 
 #[test]
 fn ipvlan_containers_make_addresses_of_their_own_from_one_prefix() {
-    require_netns!();
+    require_kind!("ipvlan");
     require_tool!("dnsmasq");
-    let site = Site::new();
-    if !site.node.try_run("ip link add try link port1 type ipvlan").status.success() {
-        return skip_for_kernel("this kernel has no ipvlan");
-    }
-    site.node.ip(&["link del try"]);
-    site.dnsmasq("--enable-ra --ra-param=cni0,10,60 --dhcp-range=fd07::,ra-only,64,2m");
-    site.start_daemon("");
-    let mut config = site.config(json!({"ipv4": false, "ipv6": "slaac"}));
-    config["type"] = json!("ipvlan");
-    config["master"] = json!("port1");
-    config.as_object_mut().unwrap().remove("bridge");
+    let site = Site::with_dnsmasq("--enable-ra --ra-param=cni0,10,60 --dhcp-range=fd07::,ra-only,64,2m");
+    let config = on_port1(&site, "ipvlan", json!({"ipv4": false, "ipv6": "slaac"}));
     let containers = [site.node.container(), site.node.container()];
     let attached = containers.each_ref().map(|c| site.node.attach(c, "eth0", &config));
     assert_ne!(attached[0].ip(0), attached[1].ip(0));
@@ -201,15 +167,10 @@ fn ipvlan_containers_make_addresses_of_their_own_from_one_prefix() {
 
 #[test]
 fn ipvlan_cannot_be_known_by_its_mac() {
-    require_netns!();
+    require_kind!("ipvlan");
     let site = Site::new();
-    if !site.node.try_run("ip link add try link port1 type ipvlan").status.success() {
-        return skip_for_kernel("this kernel has no ipvlan");
-    }
     site.start_daemon("");
-    let mut config = site.config(json!({"clientID": "mac"}));
-    config["type"] = json!("ipvlan");
-    config["master"] = json!("port1");
+    let config = on_port1(&site, "ipvlan", json!({"clientID": "mac"}));
     let container = site.node.container();
     let failure = site.node.request("ADD", &container, "eth0", &config).run().err();
     failure.names(&["ipam.clientID: \"mac\"", "ipvlan"]);
@@ -227,16 +188,14 @@ fn plugins_whose_interface_leads_to_no_server_refuse_dhcp_by_its_key() {
         ("dummy", "leads nowhere"),
         ("ipvlan", "broadcasts"),
     ] {
-        let mut config = site.config(json!({}));
-        config["type"] = json!(kind);
+        let mut config = on_port1(&site, kind, json!({}));
         config["mode"] = json!("l3");
-        config["master"] = json!("port1");
         let call = |command: &str| site.node.request(command, &container, "eth0", &config).run();
         let failure = call("ADD").err();
         failure.names(&["ipam.type: \"dhcp\"", why]);
         assert_eq!(failure.code, 7, "{kind}");
         assert!(container.links().is_empty() && !site.socket().exists(), "{kind}");
-        assert_eq!(call("DEL").ok(), serde_json::Value::Null);
+        assert_eq!(call("DEL").ok(), Value::Null);
     }
 }
 
@@ -247,7 +206,7 @@ fn an_interface_that_is_missing_is_named() {
     site.start_daemon("");
     let container = site.node.container();
     site.dhcp("ADD", &container, json!({})).err().names(&["there is no interface \"eth0\"", "main plugin"]);
-    assert_eq!(site.dhcp("DEL", &container, json!({})).ok(), serde_json::Value::Null);
+    assert_eq!(site.dhcp("DEL", &container, json!({})).ok(), Value::Null);
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn configuration(node: &Node, config: &Value) -> String {
 
 #[test]
 fn show_tells_which_container_is_on_which_link_of_the_host() {
-    crate::sublinks::require_kind!("macvlan");
+    crate::support::require_kind!("macvlan");
     let node = Node::new();
     let _outside = node.outside();
     let mut config = with(bridge_config(&node), serde_json::json!({"type": "macvlan", "master": "uplink"}));

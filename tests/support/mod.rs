@@ -39,8 +39,8 @@ pub use call::{Call, Failure, Outcome};
 pub use netns::Netns;
 pub use node::{Attachment, Container, Node, Outside};
 pub use patience::{patience, slowness};
-pub use skip::{missing_privilege, missing_tool, skip, skip_for_kernel};
-pub(crate) use skip::{require_netns, require_tool};
+pub use skip::{has_kind, missing_privilege, missing_tool, skip, skip_for_kernel};
+pub(crate) use skip::{require_kind, require_netns, require_tool};
 pub use snapshot::{Snapshot, assert_same, assert_same_after};
 pub use workdir::{PLUGINS, Workdir, executable, foreign_plugins, leases_in};
 

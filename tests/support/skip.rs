@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::OnceLock;
 
-use super::{Netns, Workdir};
+use super::{Netns, Node, Workdir};
 
 /// Ends the test with SKIP unless namespaces can be made: as root, or under `unshare -Urnm`.
 macro_rules! require_netns {
@@ -24,6 +24,17 @@ macro_rules! require_tool {
     };
 }
 pub(crate) use require_tool;
+
+/// Ends the test with SKIP unless the kernel has this kind of link.
+macro_rules! require_kind {
+    ($kind:expr) => {
+        $crate::support::require_netns!();
+        if !$crate::support::has_kind($kind) {
+            return $crate::support::skip_for_kernel(&format!("this kernel has no links of kind {}", $kind));
+        }
+    };
+}
+pub(crate) use require_kind;
 
 /// Prints `SKIP <test>: <reason>` past the test harness's capture, or fails the test under `CNI_ALL_STRICT=1`.
 pub fn skip(reason: &str) {
@@ -68,4 +79,13 @@ pub fn missing_tool(name: &str) -> Option<String> {
         .chain(["/usr/sbin", "/usr/bin", "/sbin", "/bin"])
         .any(|dir| std::path::Path::new(dir).join(name).is_file());
     (!found).then(|| format!("{name} is not installed"))
+}
+
+/// Whether this kernel has links of a kind that stands on another link.
+pub fn has_kind(kind: &str) -> bool {
+    let scratch = Node::new();
+    scratch.ip(&["link add below type veth peer name other"]);
+    let settings = if kind == "vlan" { "id 5" } else { "" };
+    let below = if kind == "dummy" { "" } else { "link below " };
+    scratch.try_run(&format!("ip link add {below}name probe type {kind} {settings}")).status.success()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{config, for_each_kind, node_with_neighbour};
-use crate::support::{Node, Outside, VERSIONS, assert_same, patience, require_netns};
+use crate::support::{Node, Outside, VERSIONS, assert_same, has_kind, patience, require_netns};
 use crate::{with, with_static};
 
 for_each_kind![
@@ -297,7 +297,7 @@ fn a_kernel_without_the_kind_says_so_and_nothing_is_left() {
     let node = Node::new();
     let _outside = node.outside();
     for kind in ["vlan", "macvlan", "ipvlan", "dummy"] {
-        if super::has_kind(kind) {
+        if has_kind(kind) {
             continue;
         }
         let container = node.container();

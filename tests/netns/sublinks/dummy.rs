@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{config, require_kind};
-use crate::support::{Node, VERSIONS, assert_same};
+use super::config;
+use crate::support::{Node, VERSIONS, assert_same, require_kind};
 use crate::with;
 
 #[test]

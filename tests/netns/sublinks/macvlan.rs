@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{config, node_with_neighbour, require_kind, settings};
-use crate::support::{assert_same, patience};
+use super::{config, node_with_neighbour, settings};
+use crate::support::{assert_same, patience, require_kind};
 use crate::with;
 
 #[test]

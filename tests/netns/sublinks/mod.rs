@@ -17,26 +17,6 @@ use crate::support::{Netns, Node, Outside};
 /// The VLAN of the tests.
 const VLAN: &str = "5";
 
-/// Whether this kernel has links of a kind that stands on another link.
-pub fn has_kind(kind: &str) -> bool {
-    let scratch = Node::new();
-    scratch.ip(&["link add below type veth peer name other"]);
-    let settings = if kind == "vlan" { "id 5" } else { "" };
-    let below = if kind == "dummy" { "" } else { "link below " };
-    scratch.try_run(&format!("ip link add {below}name probe type {kind} {settings}")).status.success()
-}
-
-/// Ends the test with SKIP unless the kernel has this kind of link.
-macro_rules! require_kind {
-    ($kind:expr) => {
-        crate::support::require_netns!();
-        if !crate::sublinks::has_kind($kind) {
-            return crate::support::skip_for_kernel(&format!("this kernel has no links of kind {}", $kind));
-        }
-    };
-}
-pub(crate) use require_kind;
-
 /// Makes each function, which takes a kind, a test for each kind of link on a master.
 macro_rules! for_each_kind {
     ($($test:ident),+ $(,)?) => {
@@ -48,7 +28,7 @@ macro_rules! for_each_kind {
         mod $kind {
             $(#[test]
             fn $test() {
-                crate::sublinks::require_kind!(stringify!($kind));
+                crate::support::require_kind!(stringify!($kind));
                 super::$test(stringify!($kind));
             })+
         }

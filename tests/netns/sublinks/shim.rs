@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{config, node_with_neighbour, require_kind};
-use crate::support::{Container, Node, Outside, assert_same};
+use super::{config, node_with_neighbour};
+use crate::support::{Container, Node, Outside, assert_same, require_kind};
 use crate::{with, with_static};
 
 /// Makes each function, which takes a kind and its mode, a test for each kind that can have a shim.
@@ -17,7 +17,7 @@ macro_rules! for_each_kind_with_shim {
         mod $module {
             $(#[test]
             fn $test() {
-                crate::sublinks::require_kind!(stringify!($kind));
+                crate::support::require_kind!(stringify!($kind));
                 super::$test(stringify!($kind), $mode);
             })+
         }

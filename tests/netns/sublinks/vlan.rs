@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::{config, node_with_neighbour, require_kind, settings};
+use super::{config, node_with_neighbour, settings};
+use crate::support::require_kind;
 use crate::with;
 
 #[test]
