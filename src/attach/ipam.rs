@@ -1,5 +1,6 @@
 //! Delegation to the IPAM plugin that `ipam.type` names (reference: main-plugins.md section 3).
 
+use super::undo::Undo;
 use crate::cni::{CniResult, Code, Command, Error, Request, Result};
 use crate::invoke;
 use crate::kernel::Kernel;
@@ -25,11 +26,17 @@ pub fn must_not_need_link(plugin: &str, why: &str) -> Result<()> {
 }
 
 /// Asks `plugin` for addresses. When it fails, or answers without any, its DEL is run before the error is returned
-/// (CNI spec, section 4), so that nothing stays reserved.
+/// (CNI spec, section 4), so that nothing stays reserved; what releases the addresses when a later step fails is pushed on
+/// `undo`.
 ///
 /// # Errors
 /// The plugin's own error; [`Code::INTERNAL`] `missing IP config` when it gave no address.
-pub fn add(plugin: &str, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
+pub fn add<'a>(
+    plugin: &'a str,
+    req: &'a Request,
+    kernel: &mut Kernel,
+    undo: &mut Undo<'a>,
+) -> Result<CniResult> {
     let result = match invoke::run_as(Command::Add, plugin, req, kernel) {
         Ok(result) => result.unwrap_or_default(),
         Err(err) => {
@@ -43,6 +50,7 @@ pub fn add(plugin: &str, req: &Request, kernel: &mut Kernel) -> Result<CniResult
         return Err(Error::new(Code::INTERNAL, "IPAM plugin returned missing IP config")
             .with_details(format!("ipam plugin {plugin:?} succeeded without giving an address")));
     }
+    undo.push(move |kernel| del(plugin, req, kernel));
     Ok(CniResult { interfaces: Vec::new(), ..result })
 }
 

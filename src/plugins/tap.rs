@@ -163,11 +163,7 @@ fn attach<'a>(
 ) -> Result<CniResult> {
     let master = conf.bridge.as_deref().map(|name| bridge(container, name)).transpose()?;
     let mut result = match &conf.ipam {
-        Some(plugin) => {
-            let result = ipam::add(plugin, req, kernel)?;
-            undo.push(|kernel| ipam::del(plugin, req, kernel));
-            result
-        }
+        Some(plugin) => ipam::add(plugin, req, kernel, undo)?,
         None => CniResult::default(),
     };
     for ip in &mut result.ips {

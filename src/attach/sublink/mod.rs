@@ -173,11 +173,7 @@ fn assign<'a>(
     undo: &mut Undo<'a>,
 ) -> Result<CniResult> {
     let mut result = match &spec.addresses {
-        Addresses::Ipam(plugin) => {
-            let result = ipam::add(plugin, req, kernel)?;
-            undo.push(move |kernel| ipam::del(plugin, req, kernel));
-            result
-        }
+        Addresses::Ipam(plugin) => ipam::add(plugin, req, kernel, undo)?,
         Addresses::Given(prev) => prev.clone(),
         Addresses::None => CniResult::default(),
     };

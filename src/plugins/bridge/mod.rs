@@ -198,11 +198,7 @@ fn assign<'a>(
     undo: &mut Undo<'a>,
 ) -> Result<CniResult> {
     let mut result = match &conf.ipam {
-        Some(plugin) => {
-            let result = ipam::add(plugin, req, kernel)?;
-            undo.push(move |kernel| ipam::del(plugin, req, kernel));
-            result
-        }
+        Some(plugin) => ipam::add(plugin, req, kernel, undo)?,
         None => CniResult::default(),
     };
     gateway::complete(&mut result, CONTAINER, conf.is_gateway, conf.is_default_gateway);

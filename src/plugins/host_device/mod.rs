@@ -165,8 +165,7 @@ fn addresses<'a>(
     undo: &mut Undo<'a>,
 ) -> Result<CniResult> {
     let Some(plugin) = &conf.ipam else { return Ok(CniResult::default()) };
-    let mut result = ipam::add(plugin, req, kernel)?;
-    undo.push(|kernel| ipam::del(plugin, req, kernel));
+    let mut result = ipam::add(plugin, req, kernel, undo)?;
     for ip in &mut result.ips {
         ip.interface = Some(CONTAINER);
     }

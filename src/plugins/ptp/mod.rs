@@ -152,8 +152,7 @@ fn attach<'a>(
 ) -> Result<CniResult> {
     let of = Attachment::of(req);
     let plugin = conf.ipam()?;
-    let mut result = ipam::add(plugin, req, kernel)?;
-    undo.push(move |kernel| ipam::del(plugin, req, kernel));
+    let mut result = ipam::add(plugin, req, kernel, undo)?;
     for ip in &mut result.ips {
         ip.interface = Some(CONTAINER);
     }
