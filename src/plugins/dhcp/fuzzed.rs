@@ -46,6 +46,33 @@ impl<'a> Script<'a> {
     }
 }
 
+/// Lets what the script says happen to a client of either protocol: what it does then; `None` when it is that a message
+/// comes.
+macro_rules! event {
+    ($kind:ident, $script:ident, $machine:ident, $now:ident, $probed:ident) => {
+        match $kind {
+            0 => {
+                $now += $script.time()?;
+                Some(pass_time($now, |now| ($machine.timer(now), $machine.wake())))
+            }
+            1 if $machine.wake() == NEVER => Some(Vec::new()),
+            1 => {
+                $now = $now.max($machine.wake());
+                Some(pass_time($now, |now| ($machine.timer(now), $machine.wake())))
+            }
+            2 => Some($machine.link_returned($now)),
+            3 => Some($machine.conflict($probed, $now)),
+            4 => {
+                let mut outputs = $machine.release($now);
+                assert!($machine.lease().is_none());
+                outputs.extend($machine.start($now));
+                Some(outputs)
+            }
+            _ => None,
+        }
+    };
+}
+
 /// A DHCPv4 client and whatever comes.
 pub fn dhcpv4(data: &[u8]) {
     let _ = conversation4(&mut Script(data));
@@ -85,32 +112,12 @@ fn conversation4(script: &mut Script<'_>) -> Option<()> {
             let _ =
                 (lease.options.shown(), lease.options.classless_routes(), lease.options.classful_routes());
         }
-        let reply = match script.byte()? % 8 {
-            0 => {
-                now += script.time()?;
-                outputs = pass_time(now, |now| (machine.timer(now), machine.wake()));
-                continue;
-            }
-            1 if machine.wake() == NEVER => continue,
-            1 => {
-                now = now.max(machine.wake());
-                outputs = pass_time(now, |now| (machine.timer(now), machine.wake()));
-                continue;
-            }
-            2 => {
-                outputs = machine.link_returned(now);
-                continue;
-            }
-            3 => {
-                outputs = machine.conflict(probed, now);
-                continue;
-            }
-            4 => {
-                outputs = machine.release(now);
-                assert!(machine.lease().is_none());
-                outputs.extend(machine.start(now));
-                continue;
-            }
+        let kind = script.byte()? % 8;
+        if let Some(done) = event!(kind, script, machine, now, probed) {
+            outputs = done;
+            continue;
+        }
+        let reply = match kind {
             5 => decode(script.piece()?),
             kind => {
                 let mut bytes = vec![0; 240];
@@ -192,32 +199,12 @@ fn conversation6(script: &mut Script<'_>) -> Option<()> {
             assert!(machine.wake() <= lease.expires_at, "nobody notices the end of the lease");
             are_plain(lease.search.iter().chain(&lease.ntp));
         }
-        let mut message = match script.byte()? % 8 {
-            0 => {
-                now += script.time()?;
-                outputs = pass_time(now, |now| (machine.timer(now), machine.wake()));
-                continue;
-            }
-            1 if machine.wake() == NEVER => continue,
-            1 => {
-                now = now.max(machine.wake());
-                outputs = pass_time(now, |now| (machine.timer(now), machine.wake()));
-                continue;
-            }
-            2 => {
-                outputs = machine.link_returned(now);
-                continue;
-            }
-            3 => {
-                outputs = machine.conflict(probed, now);
-                continue;
-            }
-            4 => {
-                outputs = machine.release(now);
-                assert!(machine.lease().is_none());
-                outputs.extend(machine.start(now));
-                continue;
-            }
+        let kind = script.byte()? % 8;
+        if let Some(done) = event!(kind, script, machine, now, probed) {
+            outputs = done;
+            continue;
+        }
+        let mut message = match kind {
             5 => script.piece()?.to_vec(),
             kind => {
                 // An ADVERTISE or REPLY to us, with nothing else that is certain, or with an address or a prefix.
