@@ -19,10 +19,14 @@ pub fn variable(process: &Process<'_>, name: &str) -> Option<String> {
     (process.env)(name).filter(|value| !value.is_empty())
 }
 
+/// What an option says, or else a variable of the environment.
+pub fn given(process: &Process<'_>, option: Option<&str>, name: &str) -> Option<String> {
+    option.map(str::to_owned).or_else(|| variable(process, name))
+}
+
 /// The directory of configurations: the option, `NETCONFPATH`, or the usual one.
 pub fn conf_dir(process: &Process<'_>, option: Option<&str>) -> PathBuf {
-    let dir = option.map(str::to_owned).or_else(|| variable(process, "NETCONFPATH"));
-    dir.unwrap_or_else(|| CONF_DIR.to_owned()).into()
+    given(process, option, "NETCONFPATH").unwrap_or_else(|| CONF_DIR.to_owned()).into()
 }
 
 /// Whether an argument names a file and not a network.
@@ -115,11 +119,16 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).ok().filter(|limit| !limit.is_zero()).ok_or_else(invalid)
 }
 
-/// `CNI_ARGS` as pairs: `KEY=VALUE;KEY=VALUE`, strictly.
+/// Arguments for the plugins: the option, or `CNI_ARGS`.
 ///
 /// # Errors
 /// The pair that is none.
-pub fn pairs(text: &str) -> Result<Vec<(String, String)>> {
+pub fn args(process: &Process<'_>, option: Option<&str>) -> Result<Vec<(String, String)>> {
+    pairs(&given(process, option, "CNI_ARGS").unwrap_or_default())
+}
+
+/// `KEY=VALUE;KEY=VALUE`, strictly.
+fn pairs(text: &str) -> Result<Vec<(String, String)>> {
     if text.is_empty() {
         return Ok(Vec::new());
     }
@@ -130,11 +139,16 @@ pub fn pairs(text: &str) -> Result<Vec<(String, String)>> {
     text.split(';').map(pair).collect()
 }
 
-/// Capability arguments: the members of a JSON object, `{"mac": "02:00:00:00:00:05"}`.
+/// Capability arguments: the option, or `CAP_ARGS`.
 ///
 /// # Errors
 /// It is no JSON object.
-pub fn capability_args(text: &str) -> Result<Vec<(String, Value)>> {
+pub fn capability_args(process: &Process<'_>, option: Option<&str>) -> Result<Vec<(String, Value)>> {
+    members(&given(process, option, "CAP_ARGS").unwrap_or_default())
+}
+
+/// The members of a JSON object, `{"mac": "02:00:00:00:00:05"}`.
+fn members(text: &str) -> Result<Vec<(String, Value)>> {
     if text.is_empty() {
         return Ok(Vec::new());
     }
@@ -250,7 +264,7 @@ mod tests {
                 .unwrap()
         };
         let mapping = [port_mapping("2:2").unwrap()];
-        let mut args = capability_args(r#"{"mac":"x","portMappings":[{"hostPort":1}]}"#).unwrap();
+        let mut args = members(r#"{"mac":"x","portMappings":[{"hostPort":1}]}"#).unwrap();
         assert!(add_port_mappings(&mut args, &mapping, &[list("")]).unwrap_err().msg().starts_with("-p: "));
         let takes = list(r#","capabilities":{"portMappings":true}"#);
         add_port_mappings(&mut args, &mapping, &[list(""), takes]).unwrap();
@@ -264,7 +278,7 @@ mod tests {
         for bad in ["A", "A=", "=b", "A=b;", "A=b=c"] {
             assert!(pairs(bad).unwrap_err().msg().starts_with("invalid CNI_ARGS pair"), "{bad}");
         }
-        assert!(capability_args("[]").is_err() && capability_args("{").is_err());
+        assert!(members("[]").is_err() && members("{").is_err());
         assert_eq!(seconds("0.5").unwrap(), Duration::from_millis(500));
         assert_eq!(seconds("5s").unwrap(), Duration::from_secs(5));
         for bad in ["0", "-1", "x", "", "inf", "nan"] {

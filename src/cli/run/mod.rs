@@ -146,11 +146,8 @@ impl Run {
 
     fn prepare(&self, process: &mut Process<'_>) -> Result<Session> {
         let networks = self.networks(process)?;
-        let text = |option: &Option<String>, name: &str| {
-            option.clone().or_else(|| networks::variable(process, name)).unwrap_or_default()
-        };
-        let args = networks::pairs(&text(&self.args, "CNI_ARGS"))?;
-        let mut capability_args = networks::capability_args(&text(&self.capability_args, "CAP_ARGS"))?;
+        let args = networks::args(process, self.args.as_deref())?;
+        let mut capability_args = networks::capability_args(process, self.capability_args.as_deref())?;
         networks::add_port_mappings(&mut capability_args, &self.publish, &networks)?;
         let cache_dir = self.cache_dir.as_deref();
         let options = Options { bin_dirs: &self.bin_dir, cache_dir, timeout: self.timeout };

@@ -43,8 +43,8 @@ fn operate(command: &str, network: &str, netns: &str, process: &mut Process<'_>)
             let _ = writeln!(process.stderr, "{broken}");
         }
     })?;
-    let capability_args = networks::capability_args(&variable(process, "CAP_ARGS").unwrap_or_default())?;
-    let args = networks::pairs(&variable(process, "CNI_ARGS").unwrap_or_default())?;
+    let capability_args = networks::capability_args(process, None)?;
+    let args = networks::args(process, None)?;
     // Set and empty is not the same as not set.
     let ifname = (process.env)("CNI_IFNAME").unwrap_or_else(|| "eth0".to_owned());
     let netns = absolute(netns)?;

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use crate::cli::networks::{self, Options, variable};
+use crate::cli::networks::{self, Options};
 use crate::cli::run::Session;
 use crate::cni::{Error, Result};
 use crate::personality::Process;
@@ -24,8 +24,8 @@ impl Attached {
     /// # Errors
     /// A configuration cannot be used.
     pub fn prepare(container_id: &str, netns: &str, process: &Process<'_>) -> Result<Attached> {
-        let capability_args = networks::capability_args(&variable(process, "CAP_ARGS").unwrap_or_default())?;
-        let args = networks::pairs(&variable(process, "CNI_ARGS").unwrap_or_default())?;
+        let capability_args = networks::capability_args(process, None)?;
+        let args = networks::args(process, None)?;
         let attachment = |(n, network): (usize, NetworkList)| {
             let attachment = Attachment {
                 args: args.clone(),

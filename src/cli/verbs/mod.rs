@@ -11,7 +11,7 @@ use argh::{ArgsInfo, FromArgs};
 
 use self::dry_run::{Order, preview};
 use self::names::{container_id, namespace, resolve};
-use super::networks::{self, Options, lines, variable};
+use super::networks::{self, Options, lines};
 use super::{FAILED, print, usage};
 use crate::cni::convert::error_json;
 use crate::cni::json::Value;
@@ -287,22 +287,16 @@ impl Call<'_> {
     }
 
     fn ifname(&self, process: &Process<'_>) -> String {
-        self.ifname
-            .map(str::to_owned)
-            .or_else(|| variable(process, "CNI_IFNAME"))
-            .unwrap_or("eth0".to_owned())
+        networks::given(process, self.ifname, "CNI_IFNAME").unwrap_or("eth0".to_owned())
     }
 
     /// The attachment that the arguments name.
     fn attachment(&self, process: &Process<'_>, netns: &str) -> Result<Attachment> {
-        let text = |option: Option<&str>, name: &str| {
-            option.map(str::to_owned).or_else(|| variable(process, name)).unwrap_or_default()
-        };
         let netns = resolve(netns)?;
         let id = container_id(self.id, &netns);
         Ok(Attachment {
-            args: networks::pairs(&text(self.args, "CNI_ARGS"))?,
-            capability_args: networks::capability_args(&text(self.capability_args, "CAP_ARGS"))?,
+            args: networks::args(process, self.args)?,
+            capability_args: networks::capability_args(process, self.capability_args)?,
             ..Attachment::new(id, netns, self.ifname(process))
         })
     }

@@ -6,7 +6,7 @@ use argh::{ArgsInfo, FromArgs};
 
 use super::names::{id_of, resolve};
 use super::{Call, fail};
-use crate::cli::networks::{self, Options, variable};
+use crate::cli::networks::{self, Options};
 use crate::cli::{FAILED, print, usage};
 use crate::cni::convert::error_json;
 use crate::cni::json::Value;
@@ -138,11 +138,8 @@ impl Update {
         };
         let network = call.network(process, NAME)?;
         let runtime = call.runtime(process);
-        let text = |option: &Option<String>, name: &str| {
-            option.clone().or_else(|| variable(process, name)).unwrap_or_default()
-        };
-        let args = networks::pairs(&text(&self.args, "CNI_ARGS"))?;
-        let mut capability_args = networks::capability_args(&text(&self.capability_args, "CAP_ARGS"))?;
+        let args = networks::args(process, self.args.as_deref())?;
+        let mut capability_args = networks::capability_args(process, self.capability_args.as_deref())?;
         networks::add_port_mappings(&mut capability_args, &self.publish, std::slice::from_ref(&network))?;
         let mut kept = runtime.cached_attachments(None)?;
         kept.retain(|kept| kept.network == network.name);
@@ -157,7 +154,7 @@ impl Update {
             }
             kept = there;
         } else {
-            let ifname = self.ifname.clone().or_else(|| variable(process, "CNI_IFNAME"));
+            let ifname = networks::given(process, self.ifname.as_deref(), "CNI_IFNAME");
             kept = vec![self.find(kept, ifname.as_deref(), &network)?];
         }
         let update = |kept: CachedAttachment| {
