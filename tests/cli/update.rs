@@ -1,4 +1,4 @@
-//! `cni-all update` as it is called; what it does is tested in `tests/netns/update.rs`.
+//! `cni-all update` as it is called; what it does is tested in `tests/netns/update/`.
 
 use super::host::Host;
 use super::support::require_netns;

@@ -1,0 +1,118 @@
+//! Updates that are refused, that fail in the middle, and that are killed.
+
+use serde_json::json;
+
+use super::{Site, assert_restored, portmap, state};
+use crate::support::{require_netns, require_tool};
+use crate::{bridge_config, with};
+
+#[test]
+fn what_needs_a_new_attachment_is_named_and_nothing_is_done() {
+    require_netns!();
+    let site = Site::bridged(json!({}), &[portmap()]);
+    let container = site.node.container();
+    site.add(&container, &["-p", "8080:80"]);
+    let before = state(&site, &container);
+    let ipam = with(bridge_config(&site.node)["ipam"].clone(), json!({"subnet": "10.2.0.0/24"}));
+    for (keys, more, named) in [
+        (json!({"ipam": ipam}), vec![portmap()], r#"bridge ipam.subnet: "10.1.0.0/24" -> "10.2.0.0/24""#),
+        (json!({"bridge": "cni1"}), vec![portmap()], r#"bridge bridge: "cni0" -> "cni1""#),
+        (json!({"vlan": 5}), vec![portmap()], "bridge vlan: not set -> 5"),
+        (json!({"isGateway": false}), vec![portmap()], "bridge isGateway: true -> false"),
+        (json!({"type": "ptp"}), vec![portmap()], r#"bridge type: "bridge" -> not in the list"#),
+        (json!({}), vec![portmap(), json!({"type": "sbr"})], r#"sbr type: not in the list -> "sbr""#),
+        (json!({}), vec![portmap(), json!({"type": "portmap"})], "portmap type: not in the list"),
+    ] {
+        site.rewrite(with(json!({"mtu": 1400}), keys.clone()), &more);
+        let failure = site.refused(&container, &[]).err();
+        assert_eq!(failure.code, 103, "{keys}: {}", failure.msg);
+        failure.names(&[named, "needs a new attachment", "nothing was changed"]);
+        assert_restored(named, &before, &state(&site, &container));
+    }
+    site.rewrite(json!({}), &[portmap()]);
+    let failure = site.refused(&container, &["--args", "IP=10.1.0.9"]).err();
+    assert_eq!(failure.code, 103);
+    failure.names(&["CNI_ARGS: not set -> \"IP=10.1.0.9\""]);
+    let mac = json!({"capabilities": {"mac": true}});
+    site.rewrite(mac, &[portmap()]);
+    let args = r#"{"mac": "02:00:00:00:00:05"}"#;
+    site.refused(&container, &["--capability-args", args]).err().names(&["runtimeConfig.mac"]);
+    // A plugin in front of the bridge, or two in another order.
+    site.configure(json!([portmap(), bridge_config(&site.node)]));
+    site.refused(&container, &[])
+        .err()
+        .names(&[r#"network plugins: ["bridge","portmap"] -> ["portmap","bridge"]"#]);
+    assert_restored("", &before, &state(&site, &container));
+}
+
+#[test]
+fn a_failure_in_the_middle_restores_everything() {
+    require_netns!();
+    let limits = json!({"type": "bandwidth", "ingressRate": 8_000_000, "ingressBurst": 80_000});
+    let site = Site::bridged(json!({"hairpinMode": true}), &[portmap(), limits]);
+    let container = site.node.container();
+    site.add(&container, &["-p", "8080:80"]);
+    let before = state(&site, &container);
+    // The kernel refuses a gateway that no network has; MTU and flags are set before.
+    let mut ipam = bridge_config(&site.node)["ipam"].clone();
+    ipam["routes"] =
+        json!([{"dst": "0.0.0.0/0"}, {"dst": "10.8.0.0/16"}, {"dst": "10.9.0.0/16", "gw": "192.0.2.1"}]);
+    let limits = json!({"type": "bandwidth", "ingressRate": 16_000_000, "ingressBurst": 80_000});
+    site.rewrite(json!({"mtu": 1400, "ipMasq": true, "ipam": ipam}), &[portmap(), limits.clone()]);
+    let failure = site.refused(&container, &["-p", "8081:80"]).err();
+    failure.names(&["plugin bridge (update)", "ip route add 10.9.0.0/16 via 192.0.2.1 dev eth0"]);
+    assert!(!failure.details.contains("not taken back"), "{}", failure.details);
+    assert_restored("", &before, &state(&site, &container));
+
+    // Everything is done, and cannot be kept.
+    require_tool!("strace");
+    let good = json!({"mtu": 1400, "ipMasq": true, "macspoofchk": true, "dns": {"domain": "x"}});
+    site.rewrite(good, &[portmap(), limits, json!({"type": "firewall", "backend": "iptables"})]);
+    let words = ["update", "net", container.path(), "--json", "-p", "8081:80"];
+    let inject = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=rename", "-e", "inject=rename:error=EIO"];
+    let failure = site.call(&words).through("strace", &inject).run().err();
+    failure.names(&["I/O error", "failed to set network"]);
+    assert!(!failure.details.contains("not taken back"), "{}", failure.details);
+    // Chains and jumps that all containers share stay, as after DEL.
+    let mut after = state(&site, &container);
+    let is_own =
+        |line: &String| before.contains(line) || line.contains("10.1.0.2") || line.contains("container-0");
+    after.retain(is_own);
+    assert_restored("", &before, &after);
+    assert!(!site.node.nft().contains("masq-net"), "{}", site.node.nft());
+    site.settles(&container, &["-p", "8081:80"]);
+    site.end(&container);
+}
+
+#[test]
+fn an_update_that_is_killed_is_finished_by_the_next() {
+    require_netns!();
+    require_tool!("strace");
+    let limits = |rate: u64| json!({"type": "bandwidth", "egressRate": rate, "egressBurst": 80_000});
+    let site = Site::bridged(json!({}), &[portmap(), limits(8_000_000)]);
+    let container = site.node.container();
+    site.add(&container, &["-p", "8080:80"]);
+    let kept = site.kept(&container);
+    let mut killed = 0;
+    // Netlink messages are sent with one of these; the first half of them only asks what there is.
+    for number in (1..).step_by(7) {
+        let calls = "trace=sendmsg,sendto,rename,renameat";
+        let inject = format!("inject=sendmsg,sendto,rename,renameat:signal=KILL:when={number}");
+        let strace = ["-f", "-qq", "-o", "/dev/null", "-e", calls, "-e", &inject];
+        site.rewrite(json!({"mtu": 1400, "ipMasq": true}), &[portmap(), limits(16_000_000)]);
+        let words = ["update", "net", container.path(), "-p", "8081:80", "-p", "8082:80"];
+        let outcome = site.call(&words).through("strace", &strace).run();
+        if outcome.status == Some(0) {
+            break;
+        }
+        killed += 1;
+        assert_eq!(site.kept(&container), kept, "{outcome}");
+        site.update(&container, &words[3..]);
+        site.ok(&["check", "net", container.path(), "--id", container.id()]);
+        site.rewrite(json!({}), &[portmap(), limits(8_000_000)]);
+        site.update(&container, &["-p", "8080:80"]);
+        assert_eq!(site.kept(&container), kept);
+    }
+    assert!(killed > 5, "{killed}");
+    site.end(&container);
+}
