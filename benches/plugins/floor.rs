@@ -84,6 +84,8 @@ impl<'n> Floor<'n> {
         let mut create = Messages::default();
         create.message(libc::RTM_NEWLINK, CREATE | EXCL | ACK, &link_header(0, true));
         create.text(libc::IFLA_IFNAME, &self.link());
+        // Without it the kernel waits for an RCU grace period, for each end.
+        create.number(libc::IFLA_NUM_TX_QUEUES, 1);
         if let Some(index) = master {
             create.number(libc::IFLA_MASTER, index);
         }
@@ -91,7 +93,8 @@ impl<'n> Floor<'n> {
             info.text(libc::IFLA_INFO_KIND, "veth").nest(libc::IFLA_INFO_DATA, &[], |data| {
                 data.nest(VETH_INFO_PEER, &link_header(0, false), |peer| {
                     let fd = self.container.fd().as_raw_fd() as u32;
-                    peer.text(libc::IFLA_IFNAME, "eth0").number(libc::IFLA_NET_NS_FD, fd);
+                    peer.text(libc::IFLA_IFNAME, "eth0").number(libc::IFLA_NUM_TX_QUEUES, 1);
+                    peer.number(libc::IFLA_NET_NS_FD, fd);
                 });
             });
         });

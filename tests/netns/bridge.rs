@@ -44,6 +44,17 @@ fn the_result_says_what_the_kernel_says() {
 }
 
 #[test]
+fn the_ends_of_a_veth_pair_have_one_queue_in_each_direction() {
+    require_netns!();
+    let node = Node::new();
+    let container = node.container();
+    let attachment = node.attach(&container, "eth0", &bridge_config(&node));
+    for link in [node.link(&attachment.host_veth()), container.link("eth0")] {
+        assert_eq!((&link["num_tx_queues"], &link["num_rx_queues"]), (&json!(1), &json!(1)), "{link}");
+    }
+}
+
+#[test]
 fn every_version_attaches_checks_and_detaches() {
     require_netns!();
     let node = Node::new();

@@ -288,6 +288,7 @@ impl Change {
         let up = if veth.up { libc::IFF_UP as u32 } else { 0 };
         batch.message(Rtm::Newlink, NlmF::CREATE | NlmF::EXCL, &ifinfomsg(0, 0, up, up), |a| {
             encode_new(a, &veth.name, veth.mtu, veth.mac);
+            encode_one_queue(a);
             if let Some(master) = master {
                 a.u32(Ifla::Master, master);
             }
@@ -296,6 +297,7 @@ impl Change {
                 a.nest(IflaInfo::Data, |a| {
                     a.nest_after(VETH_INFO_PEER, &ifinfomsg(0, 0, 0, 0), |a| {
                         encode_new(a, &veth.peer.name, veth.peer.mtu, veth.peer.mac);
+                        encode_one_queue(a);
                         if let Some(netns) = &veth.peer.netns {
                             a.bytes(Ifla::NetNsFd, &netns.fd.to_ne_bytes());
                         }
@@ -395,6 +397,14 @@ fn encode_new(a: &mut Attributes<'_>, name: &str, mtu: Option<u32>, mac: Option<
     if let Some(mac) = mac {
         a.bytes(Ifla::Address, &mac.0);
     }
+}
+
+/// One queue in each direction. A veth end uses one unless `ethtool -L` says otherwise; not told so, the kernel makes one
+/// for each processor and then waits for an RCU grace period, for each end, to set the others aside (`veth_init_queues`
+/// in drivers/net/veth.c).
+fn encode_one_queue(a: &mut Attributes<'_>) {
+    a.u32(Ifla::NumTxQueues, 1);
+    a.u32(Ifla::NumRxQueues, 1);
 }
 
 /// `ip link set ... type bridge_slave hairpin on isolated on`: unlike `bridge link set` this takes the port's name.

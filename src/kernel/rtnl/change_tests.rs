@@ -242,8 +242,8 @@ fn every_change_prints_as_a_command() {
         ),
         (
             Change::AddVeth(veth),
-            "ip link add vethab up mtu 1400 master cni0 type veth peer name eth0 mtu 1400 \
-             address 0a:58:0a:16:00:02 netns /run/netns/x",
+            "ip link add vethab up mtu 1400 numtxqueues 1 numrxqueues 1 master cni0 type veth peer name eth0 mtu 1400 \
+             address 0a:58:0a:16:00:02 numtxqueues 1 numrxqueues 1 netns /run/netns/x",
         ),
         (Change::DelLink(va()), "ip link del va"),
         (Change::DelLink(Dev::indexed(7)), "ip link del if7"),

@@ -83,12 +83,17 @@ fn write_add(f: &mut Formatter<'_>, name: &str, up: bool, mtu: Option<u32>, mac:
     write_opt(f, "address", mac)
 }
 
+/// What each end of a veth pair is given.
+const ONE_QUEUE: &str = " numtxqueues 1 numrxqueues 1";
+
 fn write_veth(f: &mut Formatter<'_>, veth: &AddVeth) -> fmt::Result {
     write_add(f, &veth.name, veth.up, veth.mtu, veth.mac)?;
+    f.write_str(ONE_QUEUE)?;
     write_opt(f, "master", veth.master.as_ref())?;
     write!(f, " type veth peer name {}", veth.peer.name)?;
     write_opt(f, "mtu", veth.peer.mtu)?;
     write_opt(f, "address", veth.peer.mac)?;
+    f.write_str(ONE_QUEUE)?;
     write_opt(f, "netns", veth.peer.netns.as_ref().map(|netns| &netns.path))
 }
 
