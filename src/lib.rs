@@ -12,6 +12,7 @@
 pub(crate) mod attach;
 pub(crate) mod cli;
 pub mod cni;
+pub(crate) mod hex;
 pub(crate) mod invoke;
 pub(crate) mod kernel;
 pub(crate) mod log;

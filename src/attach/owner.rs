@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha512};
 
 use super::Attachment;
+use crate::hex::hex;
 
 /// First word of every alias of ours.
 const MARK: &str = "cni-all";
@@ -80,7 +81,7 @@ fn abbreviate(name: &str) -> String {
     if name.len() <= MAX_NAME {
         return name.to_owned();
     }
-    let hash = hex(&Sha512::digest(name), 16);
+    let hash = hex(&Sha512::digest(name)[..8]);
     format!("{}#{hash}", &name[..MAX_NAME - 1 - hash.len()])
 }
 
@@ -90,13 +91,8 @@ pub fn host_names(of: &Attachment<'_>) -> [String; 3] {
     std::array::from_fn(|attempt| {
         let Attachment { network, container_id, ifname } = of;
         let digest = Sha512::digest(format!("{network}/{container_id}/{ifname}/{attempt}"));
-        format!("veth{}", hex(&digest, 8))
+        format!("veth{}", hex(&digest[..4]))
     })
-}
-
-/// The first `digits` hex digits.
-fn hex(bytes: &[u8], digits: usize) -> String {
-    bytes.iter().take(digits / 2).map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha512};
 
 use crate::attach::Attachment;
+use crate::hex::hex;
 use crate::kernel::nft::XT_COMMENT_MAX;
 
 /// Longest network name that a comment of ours says in full; with [`ID_MAX`] and an ifname it stays within
@@ -19,9 +20,9 @@ pub fn hash(parts: &[&str], digits: usize) -> String {
     for part in parts {
         sha.update(part.as_bytes());
     }
-    let mut hex: String = sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    hex.truncate(digits);
-    hex
+    let mut text = hex(&sha.finalize()[..digits.div_ceil(2)]);
+    text.truncate(digits);
+    text
 }
 
 /// The text itself when it has at most `longest` bytes, all of which CNI allows in names; else its start, `~`, which

@@ -22,6 +22,7 @@ use crate::attach::Attachment;
 use crate::attach::container::Container;
 use crate::attach::verify::difference;
 use crate::cni::{Error, Result, ResultExt, ValidAttachment};
+use crate::hex::hex;
 use crate::kernel::rtnl::{
     AddSubLink, Change, Dev, Handle, IpvlanMode, Link, Mac, Route, RouteSpec, SetLink, Step, SubKind,
 };
@@ -316,7 +317,7 @@ fn pairs(container: &[IpNet], host: &[IpNet]) -> Vec<Pair> {
 /// The shim's name, which tells the network.
 fn name(network: &str) -> String {
     let digest = Sha512::digest(format!("shim/{network}"));
-    digest.iter().take(4).fold("shim".to_owned(), |name, byte| name + &format!("{byte:02x}"))
+    format!("shim{}", hex(&digest[..4]))
 }
 
 fn alias(network: &str) -> String {

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use sha2::{Digest, Sha512};
 
 use crate::cni::{Error, Result};
+use crate::hex::hex;
 use crate::kernel::netns::Netns;
 
 /// Where namespaces have names (ip-netns(8)).
@@ -50,8 +51,7 @@ pub fn container_id(given: Option<&str>, netns: &str) -> String {
 /// cnitool's id for a container of which nothing is known but the path of its namespace.
 pub fn id_of(netns: &str) -> String {
     let digest = Sha512::digest(netns);
-    let hex: String = digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
-    format!("cnitool-{hex}")
+    format!("cnitool-{}", hex(&digest[..10]))
 }
 
 /// Looks whether there is a namespace, before anything is done.

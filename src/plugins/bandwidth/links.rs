@@ -8,6 +8,7 @@ use crate::attach::container::Container;
 use crate::attach::owner::Owner;
 use crate::attach::{redirect, veth};
 use crate::cni::{CniResult, Error, Request, Result, ResultExt, ValidAttachment};
+use crate::hex::hex;
 use crate::kernel::Kernel;
 use crate::kernel::detach::remove_links;
 use crate::kernel::rtnl::tc::{TcHandle, is_no_qdisc};
@@ -22,10 +23,8 @@ const PREFIX: &str = "bwp";
 /// one of its own.
 pub fn ifb_names(of: &Attachment<'_>) -> [String; 2] {
     let Attachment { network, container_id, ifname } = of;
-    [format!("{network}{container_id}"), format!("{network}/{container_id}/{ifname}")].map(|text| {
-        let hash = Sha512::digest(text);
-        hash.iter().take(6).fold(PREFIX.to_owned(), |name, byte| format!("{name}{byte:02x}"))
-    })
+    [format!("{network}{container_id}"), format!("{network}/{container_id}/{ifname}")]
+        .map(|text| format!("{PREFIX}{}", hex(&Sha512::digest(text)[..6])))
 }
 
 /// The host's end of the container's interface.

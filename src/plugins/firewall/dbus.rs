@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Uid;
 
 use crate::cni::{Error, Result};
+use crate::hex::hex;
 
 /// Where the system bus is when `DBUS_SYSTEM_BUS_ADDRESS` does not say.
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket;unix:path=/var/run/dbus/system_bus_socket";
@@ -102,7 +103,7 @@ impl Bus {
     /// Says who we are, and gets a name of the bus. All in one go: the bus reads on after `BEGIN`.
     fn greet(&mut self) -> Result<()> {
         let deadline = Instant::now() + BUS_LIMIT;
-        let uid: String = Uid::effective().to_string().bytes().map(|digit| format!("{digit:02x}")).collect();
+        let uid = hex(Uid::effective().to_string().as_bytes());
         let mut bytes = format!("\0AUTH EXTERNAL {uid}\r\nBEGIN\r\n").into_bytes();
         let serial = self.next_serial();
         bytes.extend(call_message(&bus_method("Hello"), &[], serial));

@@ -26,6 +26,7 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
+use crate::hex::hex;
 use nix::sys::time::TimeSpec;
 use sha2::{Digest, Sha512};
 
@@ -65,11 +66,7 @@ pub(super) struct Entry {
 
 /// The name of the entry of a holder: a hash of the content of its lease files, without white space around it.
 pub(super) fn key(content: &[u8]) -> String {
-    let hash = Sha512::digest(content);
-    hash.iter().take(KEY_BYTES).fold(String::with_capacity(2 * KEY_BYTES), |mut key, byte| {
-        let _ = write!(key, "{byte:02x}");
-        key
-    })
+    hex(&Sha512::digest(content)[..KEY_BYTES])
 }
 
 /// Whether a file of the index's directory is named like an entry.

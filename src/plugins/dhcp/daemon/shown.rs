@@ -9,6 +9,7 @@ use super::super::v4::lease::Lease;
 use super::super::wanted::{Key, Wanted};
 use super::side4::Side4;
 use super::side6::Side6;
+use crate::hex::hex;
 
 /// One attachment.
 #[derive(Debug, Serialize)]
@@ -97,7 +98,7 @@ fn ipv6(side: &Side6) -> Option<Client> {
         state: machine.state(),
         address: lease.and_then(|l| joined(&l.addresses)),
         prefixes: lease.map(|l| l.prefixes.iter().map(ToString::to_string).collect()).unwrap_or_default(),
-        server: lease.map(|l| l.server.iter().map(|byte| format!("{byte:02x}")).collect()),
+        server: lease.map(|l| hex(&l.server)),
         next: machine.next_action(),
         next_in: in_seconds(machine.wake()),
         expires_in: lease.and_then(|l| in_seconds(l.expires_at)),

@@ -23,6 +23,7 @@ use super::super::v6::information::Known;
 use super::super::v6::slaac::Told;
 use super::super::wanted::{Key, Wanted};
 use crate::cni::{Code, Error, Result};
+use crate::hex::hex;
 
 /// What is remembered of an attachment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -171,7 +172,6 @@ impl Store {
             hash.update(part.as_bytes());
             hash.update([0]);
         }
-        let name: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        self.dir.join(format!("{name}.json"))
+        self.dir.join(format!("{}.json", hex(&hash.finalize()[..16])))
     }
 }
