@@ -9,6 +9,8 @@
 //! every layer may use [`cni`] and `log`. The one intended loop is `attach::ipam` → `invoke` → `plugins`: a main plugin
 //! delegating to an IPAM plugin.
 
+#[doc(hidden)]
+pub mod arena;
 pub(crate) mod attach;
 pub(crate) mod cli;
 pub mod cni;

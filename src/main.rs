@@ -2,7 +2,11 @@
 
 use std::io::{stderr, stdin, stdout};
 
+use cni_all::arena::Arena;
 use cni_all::personality::{Process, run};
+
+#[global_allocator]
+static ARENA: Arena = Arena::unused();
 
 #[allow(clippy::exit)]
 fn main() {
