@@ -290,7 +290,9 @@ fn what_was_asked_for_is_released_and_asked_for_no_more() {
     assert_eq!(asked.kind, Kind::Request);
     let outputs = walk.machine.release_of(asked.lease.unwrap(), walk.now);
     walk.take(outputs);
-    (0..4).for_each(|_| drop(walk.next()));
+    for _ in 0..4 {
+        walk.next();
+    }
     let sent: Vec<Kind> = walk.sent[2..].iter().map(|message| message.kind).collect();
     assert_eq!((sent, walk.machine.wake(), walk.machine.listens()), (vec![Kind::Release; 4], NEVER, false));
 }
