@@ -130,6 +130,11 @@ impl Backup {
         Some(self.mtu).filter(|mtu| *mtu != 0)
     }
 
+    /// Makes it know another MTU.
+    pub fn set_mtu(&mut self, mtu: u32) {
+        self.mtu = mtu;
+    }
+
     /// Whether it was made for this network. Those of the Go plugin do not say.
     pub fn is_on(&self, network: &str) -> bool {
         self.network == network

@@ -50,8 +50,8 @@ impl Plugin for Tuning {
         &["sysctl", "mtu", "promisc", "allmulti", "txQLen"]
     }
 
-    fn update(&self, update: Update<'_>, _: &mut Kernel) -> Result<CniResult> {
-        update::update(update)
+    fn update(&self, update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
+        update::update(update, kernel)
     }
 
     fn validate(&self, req: &Request) -> Result<()> {

@@ -4,19 +4,19 @@ use super::backup::{self, Backup};
 use super::conf::{self, Conf};
 use super::{allowlist, changes, file, tell};
 use crate::attach::container::Container;
-use crate::attach::live::{self, needs_new};
+use crate::attach::live::{self, Pair, needs_new};
 use crate::attach::{Attachment, verify};
 use crate::cni::{CniResult, Error, Request, Result, ResultExt};
 use crate::kernel::rtnl::Link;
-use crate::kernel::sysctl;
+use crate::kernel::{Kernel, sysctl};
 use crate::plugins::Update;
 
 /// Makes settings and attributes those of the new configuration. An attribute that it does not name gets the value that the
-/// backup has; of a setting nobody knows that.
+/// backup has, the MTU of a pair that of the other end; of a setting nobody knows that.
 ///
 /// # Errors
 /// As for [`crate::plugins::Plugin::update`].
-pub fn update(update: Update<'_>) -> Result<CniResult> {
+pub fn update(update: Update<'_>, kernel: &mut Kernel) -> Result<CniResult> {
     let req = update.to;
     let (from, to) = (Conf::new(update.from)?, Conf::new(req)?);
     let mut result = verify::prev_result(req)?;
@@ -35,26 +35,31 @@ pub fn update(update: Update<'_>) -> Result<CniResult> {
         })
     })?;
     if from.changes_link() || to.changes_link() {
-        set_link(req, &from, &to, &mut container, &mut result)?;
+        set_link((req, &from, &to), &mut container, kernel, &mut result)?;
     }
     Ok(result)
 }
 
 fn set_link(
-    req: &Request,
-    from: &Conf,
-    to: &Conf,
+    (req, from, to): (&Request, &Conf, &Conf),
     container: &mut Container,
+    kernel: &mut Kernel,
     result: &mut CniResult,
 ) -> Result<()> {
     let link = container.rtnl.link(&req.ifname)?;
     let missing = || Error::internal(format!("there is no interface {:?} in {}", req.ifname, req.netns));
     let link = link.ok_or_else(missing)?;
     let path = backup::path(&conf::data_dir(req)?, &Attachment::of(req));
-    let dropped = Backup::read(&path)?.unwrap_or_default().of_dropped(from, to).ok_or_else(|| {
+    let mut dropped = Backup::read(&path)?.unwrap_or_default().of_dropped(from, to).ok_or_else(|| {
         let what = "an attribute is not named any more, and what it was before is not known";
         needs_new(format!("mtu, promisc, allmulti, txQLen: {what}"))
     })?;
+    if dropped.mtu().is_some()
+        && let Ok(pair) = Pair::find(req, kernel)
+    {
+        // An earlier plugin may have given the pair another one since.
+        dropped.set_mtu(pair.host.mtu);
+    }
     let new = unlike(&link, to);
     if let Some(mtu) = new.mtu {
         live::keeps_addresses(mtu, result)?;

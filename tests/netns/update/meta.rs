@@ -146,8 +146,17 @@ fn tuning_changes_values_and_gives_back_what_is_not_named_any_more() {
     let shown = link(&container, "eth0");
     assert_eq!(
         (&shown["mtu"], &shown["txqlen"], &shown["promiscuity"]),
-        (&json!(1500), &json!(1000), &json!(0))
+        (&json!(1400), &json!(1000), &json!(0)),
+        "that of the pair by now"
     );
+    // From one plugin to the other, and the pair's besides.
+    for (keys, tuned, wanted) in
+        [(json!({}), json!({"mtu": 1350}), 1350), (json!({"mtu": 1350}), json!({}), 1350)]
+    {
+        site.rewrite(keys, &[tuning(&site, with(json!({"sysctl": {"net.core.somaxconn": "600"}}), tuned))]);
+        let text = site.settles(&container, &[]);
+        assert_eq!(link(&container, "eth0")["mtu"], wanted, "{text}");
+    }
     site.rewrite(json!({"mtu": 1400}), &[tuning(&site, json!({"sysctl": {}}))]);
     let failure = site.refused(&container, &[]).err();
     assert_eq!(failure.code, 103);
