@@ -173,10 +173,16 @@ impl Runtime {
         Ok(result)
     }
 
-    /// Does so many steps back, last one first: `failure`, with what could not be taken back.
+    /// Does so many steps back: `failure`, with what could not be taken back. In the order of the list, as any update, with
+    /// the entries behind that stay: they may set once more what an earlier one sets.
     fn take_back(&self, plan: &Plan<'_>, steps: usize, failure: Error, kernel: &mut Kernel) -> Error {
-        let done = plan.steps.iter().take(steps).rev();
-        let back = done.map(|step| self.step((plan.to, plan.from), step.reversed(), &plan.result, kernel));
+        let concerned = |(at, step): &(usize, &Step<'_>)| *at < steps || matches!(step, Step::Stay { .. });
+        let back = plan
+            .steps
+            .iter()
+            .enumerate()
+            .filter(concerned)
+            .map(|(_, step)| self.step((plan.to, plan.from), step.reversed(), &plan.result, kernel));
         match Error::all(back.filter_map(Result::err).collect()) {
             None => failure,
             Some(left) => {

@@ -49,7 +49,10 @@ fn what_needs_a_new_attachment_is_named_and_nothing_is_done() {
 fn a_failure_in_the_middle_restores_everything() {
     require_netns!();
     let limits = json!({"type": "bandwidth", "ingressRate": 8_000_000, "ingressBurst": 80_000});
-    let site = Site::bridged(json!({"hairpinMode": true}), &[portmap(), limits]);
+    let site = Site::bridged(json!({}), &[]);
+    // What an earlier plugin sets, it sets once more.
+    let tuning = json!({"type": "tuning", "dataDir": site.path("tuning"), "mtu": 1300});
+    site.rewrite(json!({"hairpinMode": true}), &[portmap(), limits, tuning.clone()]);
     let container = site.node.container();
     site.add(&container, &["-p", "8080:80"]);
     let before = state(&site, &container);
@@ -58,18 +61,22 @@ fn a_failure_in_the_middle_restores_everything() {
     ipam["routes"] =
         json!([{"dst": "0.0.0.0/0"}, {"dst": "10.8.0.0/16"}, {"dst": "10.9.0.0/16", "gw": "192.0.2.1"}]);
     let limits = json!({"type": "bandwidth", "ingressRate": 16_000_000, "ingressBurst": 80_000});
-    site.rewrite(json!({"mtu": 1400, "ipMasq": true, "ipam": ipam}), &[portmap(), limits.clone()]);
+    site.rewrite(
+        json!({"mtu": 1400, "ipMasq": true, "ipam": ipam}),
+        &[portmap(), limits.clone(), tuning.clone()],
+    );
     let failure = site.refused(&container, &["-p", "8081:80"]).err();
     failure.names(&["plugin bridge (update)", "ip route add 10.9.0.0/16 via 192.0.2.1 dev eth0"]);
     assert!(!failure.details.contains("not taken back"), "{}", failure.details);
     assert_restored("", &before, &state(&site, &container));
 
-    // Everything is done, and cannot be kept.
+    // Everything is done, and cannot be kept: that is the third file, after what tuning notes in the preview and in earnest.
     require_tool!("strace");
     let good = json!({"mtu": 1400, "ipMasq": true, "macspoofchk": true, "dns": {"domain": "x"}});
-    site.rewrite(good, &[portmap(), limits, json!({"type": "firewall", "backend": "iptables"})]);
+    site.rewrite(good, &[portmap(), limits, tuning, json!({"type": "firewall", "backend": "iptables"})]);
     let words = ["update", "net", container.path(), "--json", "-p", "8081:80"];
-    let inject = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=rename", "-e", "inject=rename:error=EIO"];
+    let inject =
+        ["-f", "-qq", "-o", "/dev/null", "-e", "trace=rename", "-e", "inject=rename:error=EIO:when=3"];
     let failure = site.call(&words).through("strace", &inject).run().err();
     failure.names(&["I/O error", "failed to set network"]);
     assert!(!failure.details.contains("not taken back"), "{}", failure.details);
