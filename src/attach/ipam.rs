@@ -62,6 +62,31 @@ pub fn del(plugin: &str, req: &Request, kernel: &mut Kernel) -> Result<()> {
     invoke::run_as(Command::Del, plugin, req, kernel).map(drop)
 }
 
+/// Takes links away with `remove`, and has the IPAM plugin `release` ([`del`] or [`forward`]) their addresses: afterwards, so
+/// that none is handed out again while a link still answers for it; before, when it [`needs_link`] for that.
+///
+/// # Errors
+/// All failures together; both were tried.
+pub fn around(
+    req: &Request,
+    kernel: &mut Kernel,
+    release: fn(&str, &Request, &mut Kernel) -> Result<()>,
+    remove: impl FnOnce(&mut Kernel) -> Vec<Error>,
+) -> Result<()> {
+    let plugin = req.config.ipam();
+    let (mut errors, mut remove) = (Vec::new(), Some(remove));
+    if !matches!(&plugin, Ok(Some(plugin)) if needs_link(plugin)) {
+        errors.extend(remove.take().into_iter().flat_map(|remove| remove(kernel)));
+    }
+    match plugin {
+        Ok(Some(plugin)) => errors.extend(release(&plugin, req, kernel).err()),
+        Ok(None) => {}
+        Err(e) => errors.push(e),
+    }
+    errors.extend(remove.into_iter().flat_map(|remove| remove(kernel)));
+    Error::all(errors).map_or(Ok(()), Err)
+}
+
 /// Asks `plugin` whether the attachment's addresses are still assigned, serves GC, or STATUS: the request's own verb.
 ///
 /// # Errors

@@ -15,13 +15,12 @@ use crate::kernel::rtnl::Link;
 /// # Errors
 /// All failures together; every step was tried.
 pub fn del(req: &Request, kernel: &mut Kernel) -> Result<()> {
+    ipam::around(req, kernel, ipam::del, |kernel| rules_and_links(req, kernel))
+}
+
+fn rules_and_links(req: &Request, kernel: &mut Kernel) -> Vec<Error> {
     let of = Attachment::of(req);
     let mut errors = Vec::new();
-    let plugin = req.config.ipam();
-    let over_link = matches!(&plugin, Ok(Some(plugin)) if ipam::needs_link(plugin));
-    if let (Ok(Some(plugin)), true) = (&plugin, over_link) {
-        errors.extend(ipam::del(plugin, req, kernel).err());
-    }
     let ends = kernel.host().and_then(|host| veth::host_ends(host, &of)).unwrap_or_else(|e| {
         errors.push(e);
         Vec::new()
@@ -37,12 +36,7 @@ pub fn del(req: &Request, kernel: &mut Kernel) -> Result<()> {
         None => veth::remove_container_end(kernel, req),
     };
     errors.extend(removed.err());
-    match plugin {
-        Ok(Some(plugin)) if !over_link => errors.extend(ipam::del(&plugin, req, kernel).err()),
-        Ok(_) => {}
-        Err(e) => errors.push(e),
-    }
-    Error::all(errors).map_or(Ok(()), Err)
+    errors
 }
 
 /// Takes the links back that an ADD made.
@@ -60,21 +54,10 @@ pub fn links(req: &Request, kernel: &mut Kernel) -> Result<()> {
 /// # Errors
 /// All failures together; every step was tried.
 pub fn gc(req: &Request, kernel: &mut Kernel) -> Result<()> {
-    let mut errors = Vec::new();
-    let plugin = req.config.ipam();
-    let over_link = matches!(&plugin, Ok(Some(plugin)) if ipam::needs_link(plugin));
-    if let (Ok(Some(plugin)), true) = (&plugin, over_link) {
-        errors.extend(ipam::forward(plugin, req, kernel).err());
-    }
-    if let Some(valid) = req.config.valid_attachments()? {
-        errors.extend(collect(&req.config.name, valid, kernel).err());
-    }
-    match plugin {
-        Ok(Some(plugin)) if !over_link => errors.extend(ipam::forward(&plugin, req, kernel).err()),
-        Ok(_) => {}
-        Err(e) => errors.push(e),
-    }
-    Error::all(errors).map_or(Ok(()), Err)
+    let valid = req.config.valid_attachments()?;
+    ipam::around(req, kernel, ipam::forward, |kernel| {
+        valid.and_then(|valid| collect(&req.config.name, valid, kernel).err()).into_iter().collect()
+    })
 }
 
 fn collect(network: &str, valid: Vec<ValidAttachment>, kernel: &mut Kernel) -> Result<()> {

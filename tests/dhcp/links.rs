@@ -68,6 +68,14 @@ fn macvlan_ipvlan_and_host_device_get_addresses_and_give_them_back() {
         let released = format!("DHCPRELEASE(cni0) {address}");
         site.eventually("released", |s| s.server_log().contains(&released));
         assert!(site.leases().is_empty(), "{kind}");
+
+        let container = site.node.container();
+        let address = site.node.attach(&container, "eth0", &config).ip(0);
+        config["cni.dev/valid-attachments"] = json!([]);
+        site.node.request("GC", &container, "eth0", &config).silent();
+        let released = format!("DHCPRELEASE(cni0) {address}");
+        site.eventually("collected", |s| s.server_log().contains(&released));
+        assert!(site.leases().is_empty() && container.links().is_empty(), "{kind}");
     }
     if !skipped.is_empty() {
         skip_for_kernel(&format!("this kernel has no {}", skipped.join(", ")));

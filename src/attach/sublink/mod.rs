@@ -188,20 +188,10 @@ fn assign<'a>(
 /// # Errors
 /// All failures together; every step was tried.
 pub fn del(req: &Request, kind: &str, kernel: &mut Kernel) -> Result<()> {
-    let mut errors = Vec::new();
-    let plugin = req.config.ipam();
-    let over_link = matches!(&plugin, Ok(Some(plugin)) if ipam::needs_link(plugin));
-    if let (Ok(Some(plugin)), true) = (&plugin, over_link) {
-        errors.extend(ipam::del(plugin, req, kernel).err());
-    }
-    errors.extend(shim::leave(kernel, &Attachment::of(req)).err());
-    errors.extend(link::remove(kernel, req, kind).err());
-    match plugin {
-        Ok(Some(plugin)) if !over_link => errors.extend(ipam::del(&plugin, req, kernel).err()),
-        Ok(_) => {}
-        Err(e) => errors.push(e),
-    }
-    Error::all(errors).map_or(Ok(()), Err)
+    ipam::around(req, kernel, ipam::del, |kernel| {
+        let left = shim::leave(kernel, &Attachment::of(req)).err();
+        left.into_iter().chain(link::remove(kernel, req, kind).err()).collect()
+    })
 }
 
 /// GC: links on masters of this host, then the IPAM plugin. Without a list nothing is known to be stale. Links on a
@@ -210,17 +200,12 @@ pub fn del(req: &Request, kind: &str, kernel: &mut Kernel) -> Result<()> {
 /// # Errors
 /// All failures together; every step was tried.
 pub fn gc(req: &Request, kind: &str, kernel: &mut Kernel) -> Result<()> {
-    let mut errors = Vec::new();
-    if let Some(valid) = req.config.valid_attachments()? {
-        errors.extend(shim::gc(kernel, &req.config.name, &valid).err());
-        errors.extend(gc::links(&req.config.name, kind, &valid, kernel).err());
-    }
-    match req.config.ipam() {
-        Ok(Some(plugin)) => errors.extend(ipam::forward(&plugin, req, kernel).err()),
-        Ok(None) => {}
-        Err(e) => errors.push(e),
-    }
-    Error::all(errors).map_or(Ok(()), Err)
+    let valid = req.config.valid_attachments()?;
+    ipam::around(req, kernel, ipam::forward, |kernel| {
+        let Some(valid) = valid else { return Vec::new() };
+        let shim = shim::gc(kernel, &req.config.name, &valid).err();
+        shim.into_iter().chain(gc::links(&req.config.name, kind, &valid, kernel).err()).collect()
+    })
 }
 
 /// GC of a plugin whose links hold nothing of the host: the IPAM plugin is asked.

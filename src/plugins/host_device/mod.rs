@@ -89,16 +89,10 @@ impl Plugin for HostDevice {
     }
 
     fn gc(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
-        let mut errors = Vec::new();
-        if let Some(valid) = req.config.valid_attachments()? {
-            errors.extend(collect(req, &valid, kernel).err());
-        }
-        match req.config.ipam() {
-            Ok(Some(plugin)) => errors.extend(ipam::forward(&plugin, req, kernel).err()),
-            Ok(None) => {}
-            Err(e) => errors.push(e),
-        }
-        Error::all(errors).map_or(Ok(()), Err)
+        let valid = req.config.valid_attachments()?;
+        ipam::around(req, kernel, ipam::forward, |kernel| {
+            valid.and_then(|valid| collect(req, &valid, kernel).err()).into_iter().collect()
+        })
     }
 
     fn status(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
