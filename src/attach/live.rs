@@ -59,7 +59,8 @@ impl Pair {
         Ok(Pair { inside, host })
     }
 
-    /// Gives both ends another MTU, unless the host's end has it: the container's may have been tuned. The result tells.
+    /// Gives both ends another MTU, unless the host's end has that of a configuration that is the same: the container's may
+    /// have been tuned. The result tells.
     ///
     /// # Errors
     /// The kernel refuses it.
@@ -72,11 +73,12 @@ impl Pair {
         let host = kernel.host()?;
         let was_set = from.bytes(host)?.is_some();
         let Some(mtu) = to.bytes(host)?.or(was_set.then_some(DEFAULT_MTU)) else { return Ok(()) };
-        if self.host.mtu == mtu {
+        if self.host.mtu != mtu {
+            keeps_addresses(mtu, result)?;
+            host.apply(&[with_mtu(&self.host, mtu)])?;
+        } else if from == to {
             return Ok(());
         }
-        keeps_addresses(mtu, result)?;
-        host.apply(&[with_mtu(&self.host, mtu)])?;
         tell_mtu(result, |interface| interface.sandbox.is_empty() && interface.name == self.host.name, mtu);
         self.inside.set_mtu(mtu, result)
     }
@@ -127,10 +129,8 @@ impl Inside {
         if self.link.mtu != mtu {
             keeps_addresses(mtu, result)?;
             self.container.rtnl.apply(&[with_mtu(&self.link, mtu)])?;
-            let is_own =
-                |interface: &Interface| !interface.sandbox.is_empty() && interface.name == self.link.name;
-            tell_mtu(result, is_own, mtu);
         }
+        tell_mtu(result, |interface| !interface.sandbox.is_empty() && interface.name == self.link.name, mtu);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 mod bandwidth;
 mod bridge;
-mod dhcp;
+pub mod dhcp;
 mod dummy;
 pub mod firewall;
 mod flannel;

@@ -291,6 +291,17 @@ fn del_succeeds_when_device_and_namespace_are_gone() {
 }
 
 #[test]
+fn del_gives_the_device_back_also_when_ipam_is_not_valid_any_more() {
+    require_netns!();
+    let node = node();
+    let before = state(&node);
+    let container = node.container();
+    let attachment = node.attach(&container, "net1", &config(&node));
+    attachment.call_with("DEL", &with(config(&node), json!({"ipam": 5}))).run().err().names(&["ipam"]);
+    assert_eq!((state(&node), records(&node)), (before, 0));
+}
+
+#[test]
 fn a_missing_netns_variable_is_made_up_for_by_the_record() {
     require_netns!();
     let node = node();

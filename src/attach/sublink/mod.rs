@@ -182,7 +182,8 @@ fn assign<'a>(
 }
 
 /// DEL: the host's way to the container, the link, then the addresses, so that none is handed out again while a link still
-/// answers for it. Neither the master nor a configuration that is still right is needed.
+/// answers for it. (Only what is released over the link itself is released before.) Neither the master nor a configuration
+/// that is still right is needed.
 ///
 /// # Errors
 /// All failures together; every step was tried.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{Finding, Severity, Wanted, firewalls};
 use crate::cli::show::gather;
 use crate::kernel::sysctl;
-use crate::plugins;
+use crate::plugins::{self, dhcp};
 use crate::runtime::Runtime;
 
 /// Looks at everything.
@@ -34,22 +34,20 @@ pub fn look(wanted: &Wanted, bin: &Path, conf_dir: &Path, findings: &mut Vec<Fin
 
 /// Whether somebody answers at the sockets of DHCP daemons.
 fn daemons(wanted: &Wanted, bin: &Path, findings: &mut Vec<Finding>) {
-    for (socket, required) in &wanted.dhcp {
+    for (socket, daemon) in &wanted.dhcp {
         let Err(e) = UnixStream::connect(socket) else { continue };
-        let (path, missing) = (socket.display(), e.kind() == ErrorKind::NotFound);
-        let (severity, reason) = match (missing, required) {
-            (true, true) => {
-                (Severity::Error, format!("{path} is not there, and the configuration requires it"))
-            }
-            (true, false) => (Severity::Note, format!("{path} is not there; the first ADD starts a daemon")),
-            (false, _) => (Severity::Error, format!("nobody answers at {path}: {e}")),
+        let reason = format!("nobody answers at {}: {e}", socket.display());
+        let is_missing = matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+        let (severity, reason) = match is_missing && dhcp::may_start(socket, *daemon) {
+            true => (Severity::Note, format!("{reason}; the first ADD starts a daemon")),
+            false => (Severity::Error, reason),
         };
         let mend = if severity == Severity::Note {
             String::new()
-        } else if socket == Path::new("/run/cni/dhcp.sock") {
+        } else if socket == Path::new(dhcp::SOCKET) {
             format!("{} daemon", bin.join("dhcp").display())
         } else {
-            format!("{} daemon -socketpath {path}", bin.join("dhcp").display())
+            format!("{} daemon -socketpath {}", bin.join("dhcp").display(), socket.display())
         };
         findings.push(Finding::new(severity, "dhcp daemon", reason, mend));
     }

@@ -14,6 +14,7 @@ use super::{FAILED, fail, print};
 use crate::cni::convert::pretty;
 use crate::cni::json::Value;
 use crate::personality::Process;
+use crate::plugins::dhcp;
 use crate::runtime::NetworkList;
 use crate::runtime::conflist::plugin_type;
 
@@ -72,8 +73,8 @@ pub struct Wanted {
     vlans: bool,
     /// Limits for some subnets only.
     subnets: bool,
-    /// Sockets of DHCP daemons, each with whether plugins must not start one.
-    dhcp: Vec<(PathBuf, bool)>,
+    /// Sockets of DHCP daemons, each with what plugins do when nobody listens.
+    dhcp: Vec<(PathBuf, dhcp::Daemon)>,
     bridges: Vec<String>,
     /// A firewall plugin must write rules even when firewalld runs.
     iptables_firewall: bool,
@@ -139,10 +140,15 @@ impl Wanted {
                 Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
                 _ => None,
             };
-            let socket = text("daemonSocketPath").unwrap_or_else(|| "/run/cni/dhcp.sock".to_owned());
-            let daemon = (socket.into(), text("daemon").as_deref() == Some("required"));
-            if !self.dhcp.contains(&daemon) {
-                self.dhcp.push(daemon);
+            let socket = text("daemonSocketPath").unwrap_or_else(|| dhcp::SOCKET.to_owned());
+            let daemon = match text("daemon").as_deref() {
+                Some("required") => dhcp::Daemon::Required,
+                Some("auto") => dhcp::Daemon::Auto,
+                _ => dhcp::Daemon::Default,
+            };
+            let wanted = (socket.into(), daemon);
+            if !self.dhcp.contains(&wanted) {
+                self.dhcp.push(wanted);
             }
         }
         self.vlans |= plugin.get("vlan").is_some() || plugin.get("vlanTrunk").is_some();

@@ -259,10 +259,7 @@ pub fn state(conf_dir: &Path, runtime: &Runtime) -> Result<State> {
 fn kept(state: &mut State, cached: &[CachedAttachment], namespaces: &[Namespace]) {
     for kept in cached {
         let result = kept.result().ok().flatten().unwrap_or_default();
-        // Older releases of libcni keep no path of the namespace; the result has it.
-        let sandbox = result.interfaces.iter().map(|i| &i.sandbox).find(|path| !path.is_empty());
-        let path =
-            if kept.netns.is_empty() { sandbox.cloned().unwrap_or_default() } else { kept.netns.clone() };
+        let path = kept.namespace().unwrap_or_default();
         let identity = fs::metadata(&path).ok().map(|meta| (meta.dev(), meta.ino()));
         if identity.is_none() && !path.is_empty() {
             state.stale.push(Stale {

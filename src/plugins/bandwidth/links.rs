@@ -99,6 +99,13 @@ pub fn ifbs(host: &mut Handle, of: &Attachment<'_>) -> Result<Vec<Link>> {
     Ok(links.into_iter().flatten().filter(may_be).collect())
 }
 
+/// Whether one of [`ifbs`] is the attachment's also when its end sends nothing there. One without alias that is up is the Go
+/// plugin's: it may be that of another interface of the container. (Ours get both at once.)
+pub fn is_own(of: &Attachment<'_>, ifb: &Link) -> bool {
+    let [shared, _] = ifb_names(of);
+    ifb.name != shared || !ifb.alias.is_empty() || !ifb.is_up()
+}
+
 /// Takes all limits of an attachment away: from the ends that are there, then the `ifb`.
 ///
 /// # Errors
@@ -115,11 +122,7 @@ pub fn remove(req: &Request, ends: &[Link], kernel: &mut Kernel) -> Result<()> {
             Err(e) => errors.push(e),
         }
     }
-    // One without alias is the Go plugin's. It may be that of another interface of the container.
-    let [shared, _] = ifb_names(&of);
-    ifbs.retain(|ifb| {
-        ifb.name != shared || !ifb.alias.is_empty() || ends.is_empty() || redirected.contains(&ifb.index)
-    });
+    ifbs.retain(|ifb| is_own(&of, ifb) || ends.is_empty() || redirected.contains(&ifb.index));
     errors.extend(remove_all(kernel, &ifbs).err());
     Error::all(errors).map_or(Ok(()), Err)
 }

@@ -52,8 +52,10 @@ fn change(
         queue(rtnl, &end, limit(to.ingress, Remote::Source), &mut changes)?;
     }
     let targets = redirect::targets(rtnl, &end)?;
-    let (used, others): (Vec<Link>, Vec<Link>) =
+    let (used, mut left): (Vec<Link>, Vec<Link>) =
         links::ifbs(rtnl, &of)?.into_iter().partition(|ifb| targets.contains(&ifb.index));
+    // What an ADD or an update left that was killed.
+    left.retain(|ifb| links::is_own(&of, ifb));
     match (to.egress, used.first()) {
         (Some(_), Some(ifb)) => {
             queue(rtnl, ifb, limit(to.egress, Remote::Destination), &mut changes)?;
@@ -62,20 +64,22 @@ fn change(
                 let set = SetLink { mtu: Some(end.mtu), ..SetLink::of(ifb.dev()) };
                 changes.push(Change::SetLink(set));
             }
+            tell(&mut result, Some(ifb));
         }
         (Some(limit), None) => {
-            // One without a redirection is what an ADD or an update left that was killed.
-            links::remove_all(kernel, &others)?;
+            links::remove_all(kernel, &left)?;
             let ifb = set_egress(&of, limit, &to.subnets, &end, kernel.host()?, &mut changes)?;
             tell(&mut result, Some(&ifb));
         }
-        (None, Some(_)) => {
-            let indexes: Vec<u32> = used.iter().map(|ifb| ifb.index).collect();
-            redirect::stop(rtnl, &end, &indexes)?;
-            links::remove_all(kernel, &used)?;
-            result.interfaces.retain(|i| !i.sandbox.is_empty() || !used.iter().any(|ifb| ifb.name == i.name));
+        (None, first) => {
+            if first.is_some() {
+                let indexes: Vec<u32> = used.iter().map(|ifb| ifb.index).collect();
+                redirect::stop(rtnl, &end, &indexes)?;
+            }
+            links::remove_all(kernel, &[used, left].concat())?;
+            let names = links::ifb_names(&of);
+            result.interfaces.retain(|i| !i.sandbox.is_empty() || !names.contains(&i.name));
         }
-        (None, None) => {}
     }
     kernel.host()?.apply(&changes).map_err(lacking)?;
     Ok(result)

@@ -31,6 +31,9 @@ use super::{Kind, Plugin};
 use crate::cni::{CniResult, Code, Error, Request, Result};
 use crate::kernel::{Kernel, dry_run};
 
+pub use self::conf::{Daemon, SOCKET};
+pub use self::rpc::may_start;
+
 /// How long a daemon may take between holding its leases and listening, when it starts and when it ends.
 const TURNOVER: Duration = Duration::from_secs(2);
 
@@ -115,7 +118,7 @@ impl Plugin for Dhcp {
         let unavailable = |e: Error| e.with_code(Code::NOT_AVAILABLE);
         match rpc::connect(&conf.socket).map_err(unavailable)? {
             Some(daemon) => rpc::call(daemon, &conf.socket, Op::Status).map(drop).map_err(unavailable),
-            None if rpc::may_start(&conf.socket, conf.daemon) => Ok(()),
+            None if may_start(&conf.socket, conf.daemon) => Ok(()),
             None => {
                 let msg = format!("dhcp daemon at {}: nobody listens", conf.socket.display());
                 Err(Error::new(Code::NOT_AVAILABLE, msg))

@@ -70,15 +70,18 @@ impl Plugin for HostDevice {
     }
 
     /// The address stays reserved as long as the device cannot leave the container: somebody may still answer for it.
+    /// (Only what is released over the device itself is released before.)
     fn del(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
-        let plugin = req.config.ipam()?;
-        if let Some(plugin) = plugin.as_deref().filter(|plugin| ipam::needs_link(plugin)) {
+        let plugin = req.config.ipam();
+        if let Ok(Some(plugin)) = &plugin
+            && ipam::needs_link(plugin)
+        {
             let released = ipam::del(plugin, req, kernel);
             return Error::all(released.err().into_iter().chain(detach(req, kernel).err()).collect())
                 .map_or(Ok(()), Err);
         }
         detach(req, kernel)?;
-        plugin.map_or(Ok(()), |plugin| ipam::del(&plugin, req, kernel))
+        plugin?.map_or(Ok(()), |plugin| ipam::del(&plugin, req, kernel))
     }
 
     fn check(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {

@@ -88,19 +88,37 @@ fn a_failure_in_the_middle_restores_everything() {
 fn an_update_that_is_killed_is_finished_by_the_next() {
     require_netns!();
     require_tool!("strace");
-    let limits = |rate: u64| json!({"type": "bandwidth", "egressRate": rate, "egressBurst": 80_000});
-    let site = Site::bridged(json!({}), &[portmap(), limits(8_000_000)]);
+    let plain = json!({"type": "bandwidth"});
+    let limits = json!({"type": "bandwidth", "egressRate": 16_000_000, "egressBurst": 80_000});
+    let site = Site::bridged(json!({}), &[portmap(), plain.clone()]);
     let container = site.node.container();
     site.add(&container, &["-p", "8080:80"]);
     let kept = site.kept(&container);
+    let words = ["update", "net", container.path(), "-p", "8081:80", "-p", "8082:80"];
+    let change = || site.rewrite(json!({"mtu": 1400, "ipMasq": true}), &[portmap(), limits.clone()]);
+    let words_back = ["update", "net", container.path(), "-p", "8080:80"];
+    let change_back = || {
+        site.rewrite(json!({}), &[portmap(), plain.clone()]);
+        site.update(&container, &words_back[3..]);
+        assert_eq!(site.kept(&container), kept);
+    };
+    // The links that the result has, and their MTU.
+    let links = || {
+        let result = site.kept(&container)["result"].clone();
+        let all = result["interfaces"].as_array().unwrap().iter();
+        all.map(|interface| format!("{} {}", interface["name"], interface["mtu"])).collect::<Vec<_>>()
+    };
+    change();
+    site.update(&container, &words[3..]);
+    let changed = links();
+    change_back();
     let mut killed = 0;
-    // Netlink messages are sent with one of these; the first half of them only asks what there is.
-    for number in (1..).step_by(7) {
-        let calls = "trace=sendmsg,sendto,rename,renameat";
-        let inject = format!("inject=sendmsg,sendto,rename,renameat:signal=KILL:when={number}");
-        let strace = ["-f", "-qq", "-o", "/dev/null", "-e", calls, "-e", &inject];
-        site.rewrite(json!({"mtu": 1400, "ipMasq": true}), &[portmap(), limits(16_000_000)]);
-        let words = ["update", "net", container.path(), "-p", "8081:80", "-p", "8082:80"];
+    // When everything is done, and before each seventh of the netlink messages; the first half of them only asks what there is.
+    let messages = (1..).step_by(7).map(|number| format!("sendmsg,sendto:signal=KILL:when={number}"));
+    for point in std::iter::once("rename:signal=KILL".to_owned()).chain(messages) {
+        let inject = format!("inject={point}");
+        let strace = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=sendmsg,sendto,rename", "-e", &inject];
+        change();
         let outcome = site.call(&words).through("strace", &strace).run();
         if outcome.status == Some(0) {
             break;
@@ -109,9 +127,11 @@ fn an_update_that_is_killed_is_finished_by_the_next() {
         assert_eq!(site.kept(&container), kept, "{outcome}");
         site.update(&container, &words[3..]);
         site.ok(&["check", "net", container.path(), "--id", container.id()]);
-        site.rewrite(json!({}), &[portmap(), limits(8_000_000)]);
-        site.update(&container, &["-p", "8080:80"]);
-        assert_eq!(site.kept(&container), kept);
+        assert_eq!(links(), changed, "killed at {point}");
+        site.rewrite(json!({}), &[portmap(), plain.clone()]);
+        site.call(&words_back).through("strace", &strace).run();
+        change_back();
+        assert_eq!(site.node.links_of_kind("ifb"), Vec::<String>::new(), "killed at {point}");
     }
     assert!(killed > 5, "{killed}");
     site.end(&container);

@@ -56,6 +56,20 @@ fn limits_change_in_place_and_come_and_go() {
     assert_eq!(site.node.links_of_kind("ifb"), Vec::<String>::new());
     assert!(!site.kept(&container)["result"].to_string().contains(&ifb));
 
+    // The Go plugin's link for another interface of the container has the name that this one would have.
+    site.node.ip(&[&format!("link add {ifb} up type ifb")]);
+    let index = link(&site.node, &ifb)["ifindex"].clone();
+    site.rewrite(json!({}), &[limits(8_000_000, 16_000_000)]);
+    site.settles(&container, &[]);
+    assert_eq!((&link(&site.node, &ifb)["ifindex"], site.node.links_of_kind("ifb").len()), (&index, 2));
+    site.rewrite(
+        json!({}),
+        &[json!({"type": "bandwidth", "ingressRate": 8_000_000, "ingressBurst": 80_000})],
+    );
+    site.settles(&container, &[]);
+    assert_eq!(site.node.links_of_kind("ifb"), [ifb.as_str()]);
+    site.node.ip(&[&format!("link del {ifb}")]);
+
     // Out of the list, and into it.
     site.rewrite(json!({}), &[]);
     let text = site.settles(&container, &[]);

@@ -333,8 +333,9 @@ impl Machine {
         held.map_or(Vec::new(), |lease| self.release_of(lease, now))
     }
 
-    /// A RELEASE, also for what an earlier process was given.
+    /// A RELEASE, also for what an earlier process was given. Nothing is asked for any more.
     pub fn release_of(&mut self, lease: Lease, now: Millis) -> Vec<Output> {
+        (self.state, self.wake) = (State::Stopped, NEVER);
         self.farewell(Kind::Release, lease, now)
     }
 

@@ -283,6 +283,21 @@ fn a_lease_is_released_until_its_server_answers() {
 }
 
 #[test]
+fn what_was_asked_for_is_released_and_asked_for_no_more() {
+    let mut walk = Walk::started();
+    walk.reply(Kind::Advertise, |r| r.preference = 255);
+    let asked = walk.last().clone();
+    assert_eq!(asked.kind, Kind::Request);
+    let outputs = walk.machine.release_of(asked.lease.unwrap(), walk.now);
+    walk.take(outputs);
+    for _ in 0..4 {
+        walk.next();
+    }
+    let sent: Vec<Kind> = walk.sent[2..].iter().map(|message| message.kind).collect();
+    assert_eq!((sent, walk.machine.wake(), walk.machine.listens()), (vec![Kind::Release; 4], NEVER, false));
+}
+
+#[test]
 fn addresses_that_the_server_withdraws_are_given_up() {
     let mut walk = Walk::bound();
     walk.next();
