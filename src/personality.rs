@@ -112,7 +112,7 @@ fn run_plugin(plugin: &'static dyn Plugin, process: &mut Process<'_>) -> i32 {
             if let Some(req) = request.filter(|req| req.command == Command::Add) {
                 let del = Request { command: Command::Del, ..req };
                 if let Err(left) = plugins::call(plugin, &del, &mut kernel) {
-                    err = err.with_details(format!("not taken back: {left}"));
+                    err = err.with_left(&left);
                 }
             }
             fail(process, &err, version)

@@ -27,16 +27,7 @@ impl<'a> Undo<'a> {
     /// Takes everything back because of an error: that error, with what could not be taken back in its details.
     fn after(self, err: Error, kernel: &mut Kernel) -> Error {
         let left: Vec<String> = self.run(kernel).iter().map(ToString::to_string).collect();
-        if left.is_empty() {
-            return err;
-        }
-        let mut details = err.details().to_owned();
-        if !details.is_empty() {
-            details.push_str("; ");
-        }
-        details.push_str("not taken back: ");
-        details.push_str(&left.join("; "));
-        err.with_details(details)
+        if left.is_empty() { err } else { err.with_left(&left.join("; ")) }
     }
 }
 
@@ -77,11 +68,11 @@ mod tests {
                 log.borrow_mut().push("second");
                 Err(Error::internal("second stays"))
             });
-            Err(Error::config("why"))
+            Err(Error::config("why").with_details("details"))
         });
         assert_eq!(*log.borrow(), ["second", "first"]);
         let err = result.unwrap_err();
-        assert_eq!((err.msg(), err.details()), ("why", "not taken back: second stays"));
+        assert_eq!((err.msg(), err.details()), ("why", "details; not taken back: second stays"));
     }
 
     #[test]

@@ -118,6 +118,13 @@ impl Error {
         self
     }
 
+    /// The same error; its details also say what could not be taken back after it.
+    pub(crate) fn with_left(self, left: &dyn fmt::Display) -> Error {
+        let separator = if self.details.is_empty() { "" } else { "; " };
+        let details = format!("{}{separator}not taken back: {left}", self.details);
+        self.with_details(details)
+    }
+
     /// The CNI error code.
     pub fn code(&self) -> Code {
         self.code

@@ -160,14 +160,7 @@ impl Runtime {
         };
         match self.del_each(network, attachment, None, &mut kernel) {
             Ok(()) => Err(failure),
-            Err(left) => {
-                let left = format!("not taken back: {left}");
-                let details = match failure.details() {
-                    "" => left,
-                    details => format!("{details}; {left}"),
-                };
-                Err(failure.with_details(details))
-            }
+            Err(left) => Err(failure.with_left(&left)),
         }
     }
 

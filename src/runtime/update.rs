@@ -185,14 +185,7 @@ impl Runtime {
             .map(|(_, step)| self.step((plan.to, plan.from), step.reversed(), &plan.result, kernel));
         match Error::all(back.filter_map(Result::err).collect()) {
             None => failure,
-            Some(left) => {
-                let left = format!("not taken back: {left}");
-                let details = match failure.details() {
-                    "" => left,
-                    details => format!("{details}; {left}"),
-                };
-                failure.with_details(details)
-            }
+            Some(left) => failure.with_left(&left),
         }
     }
 

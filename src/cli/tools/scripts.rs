@@ -45,11 +45,11 @@ impl Attached {
     pub fn add(&self) -> Result<()> {
         for (n, (network, attachment)) in self.networks.iter().enumerate() {
             if let Err(e) = self.runtime.add(network, attachment) {
-                let failed = self.del_last(n).err().map(|left| format!("not taken back: {left}"));
+                let failed = self.del_last(n).err();
                 let e = e.context(format_args!("{} : error executing ADD", network.name));
                 return Err(match failed {
                     None => e,
-                    Some(left) => e.with_details(left),
+                    Some(left) => e.with_left(&left),
                 });
             }
         }

@@ -228,7 +228,7 @@ pub fn add(
         if let Err(err) = firewalld.add(zone, *address, before.has(*address)) {
             return Err(match added.take_back(nft, firewalld) {
                 Ok(()) => err,
-                Err(left) => err.with_details(format!("not taken back: {left}")),
+                Err(left) => err.with_left(&left),
             });
         }
         if !before.has(*address) {
