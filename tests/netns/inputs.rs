@@ -8,6 +8,7 @@ use crate::support::{Node, leases_in, require_netns};
 
 const MYNET: &str = include_str!("../fixtures/mynet.json");
 const LOOPBACK: &str = include_str!("../fixtures/loopback.json");
+const BY_HAND: &str = include_str!("../fixtures/by-hand.sh");
 
 #[test]
 fn the_classic_bridge_file_works_with_and_without_a_version() {
@@ -65,10 +66,10 @@ fn a_script_attaches_a_running_container_by_hand() {
     let outside = node.outside();
     let container = node.container();
     let mut process = container.command("sleep 60").stdin(Stdio::null()).spawn().unwrap();
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/by-hand.sh");
+    let script = node.workdir().file("by-hand.sh", BY_HAND);
     let run = |command: &str| {
         let (pid, bin, data) = (process.id(), node.workdir().bin(), node.data_dir());
-        node.run(&format!("sh {script} {command} {pid} {} {data}", bin.display()))
+        node.run(&format!("sh {} {command} {pid} {} {data}", script.display(), bin.display()))
     };
     let result: Value = serde_json::from_str(&run("ADD")).unwrap();
     assert_eq!(
