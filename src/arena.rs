@@ -219,8 +219,10 @@ mod tests {
         let threads: Vec<_> = (1..=4)
             .map(|fill| {
                 thread::spawn(move || {
-                    for size in (1..2000).map(|n| n % 200 + 1) {
-                        let at = filled(&ARENA, layout(size, 8), fill);
+                    let sizes = (1..600).map(|n| n % 200 + 1);
+                    let all: Vec<_> =
+                        sizes.map(|size| (filled(&ARENA, layout(size, 8), fill), size)).collect();
+                    for (at, size) in all.into_iter().rev() {
                         assert!(bytes(at, size).iter().all(|byte| *byte == fill));
                         // SAFETY: given back once, with its layout.
                         unsafe { ARENA.dealloc(at, layout(size, 8)) };
