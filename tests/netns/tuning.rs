@@ -142,30 +142,34 @@ fn settings_are_made_in_their_order_and_checked() {
     let node = Node::new();
     let tuned = Tuned::new(&node);
     tuned.container.ip(&["link add v.5 type veth peer name w"]);
-    let sysctl = json!({
+    // As text, because `json!` would sort the keys: forwarding for all writes that of every interface, so that the other
+    // order would leave eth0 without.
+    let sysctl = r#"{
         "net.ipv4.conf.IFNAME.arp_filter": "1",
         "net/ipv4/conf/v.5/arp_filter": "1",
         "net.ipv4.conf.v/5.arp_ignore": "2",
-        // The first widens the range, the second needs that.
         "net.ipv4.ping_group_range": "5 4000",
         "net/ipv4/conf/all/forwarding": "0",
-        "net.ipv4.conf.eth0.forwarding": "1",
-    });
-    let config = json!({"sysctl": sysctl});
-    tuned.call("ADD", config.clone()).ok();
+        "net.ipv4.conf.eth0.forwarding": "1"
+    }"#;
+    let config = tuned.config(json!({"sysctl": "SETTINGS"})).to_string().replace("\"SETTINGS\"", sysctl);
+    let call = |command: &str| tuned.call(command, json!({})).stdin(config.as_str());
+    for old in ["0", "1"] {
+        tuned.container.set_sysctl("net/ipv4/conf/all/forwarding", old);
+        call("ADD").ok();
+        assert_eq!(tuned.container.sysctl("net/ipv4/conf/eth0/forwarding"), "1", "after {old} for all");
+    }
     let read = |key: &str| tuned.container.sysctl(key);
     assert_eq!(read("net/ipv4/conf/eth0/arp_filter"), "1");
     assert_eq!(
         (read("net/ipv4/conf/v.5/arp_filter"), read("net/ipv4/conf/v.5/arp_ignore")),
         ("1".into(), "2".into())
     );
-    // Forwarding for all writes that of every interface: the order counts.
-    assert_eq!(read("net/ipv4/conf/eth0/forwarding"), "1");
     assert_eq!(read("net/ipv4/ping_group_range"), "5\t4000");
     assert!(!tuned.dir().exists(), "settings alone need no backup");
-    tuned.call("CHECK", config.clone()).silent();
+    call("CHECK").silent();
     tuned.container.set_sysctl("net/ipv4/ping_group_range", "5 4001");
-    tuned.call("CHECK", config).fails(100).names(&["net.ipv4.ping_group_range", "4001", "4000"]);
+    call("CHECK").fails(100).names(&["net.ipv4.ping_group_range", "4001", "4000"]);
 }
 
 #[test]
