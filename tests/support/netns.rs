@@ -19,13 +19,21 @@ pub struct Netns {
     fd: OwnedFd,
 }
 
+/// What a new namespace inherits from the host and hosts often change (below /proc/sys/net/ipv4/conf), with the kernel's
+/// own values. The tests set what they need otherwise.
+const INHERITED: [(&str, &str); 3] =
+    [("all/forwarding", "0"), ("all/rp_filter", "0"), ("default/rp_filter", "0")];
+
 impl Netns {
-    /// Makes a namespace and mounts it at `path`, which must not exist.
+    /// Makes a namespace and mounts it at `path`, which must not exist. Its settings are the kernel's, not this host's.
     pub fn create(path: &Path) -> io::Result<Netns> {
         fs::write(path, "")?;
         let made = std::thread::scope(|scope| {
             let maker = scope.spawn(|| -> io::Result<OwnedFd> {
                 unshare(CloneFlags::CLONE_NEWNET)?;
+                for (key, value) in INHERITED {
+                    fs::write(format!("/proc/sys/net/ipv4/conf/{key}"), value)?;
+                }
                 let own = Path::new("/proc/thread-self/ns/net");
                 mount(Some(own), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
                 Ok(fs::File::open(own)?.into())
