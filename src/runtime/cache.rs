@@ -2,11 +2,12 @@
 //! attached: `<cache directory>/results/NETWORK-CONTAINER-IFNAME` (reference: core.md 4.2).
 //!
 //! A file appears complete, by rename. The names in it decide whose it is: those of the file can mean several.
-//! The directory is locked (flock(2)) shared by ADD and DEL, and exclusively by GC.
+//! The directory is locked (flock(2)) shared by ADD, DEL and update, and exclusively by GC; an attachment's file shared by
+//! its DEL, and exclusively by its update.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
@@ -176,6 +177,24 @@ impl Cache {
             Err(e) => return Err(Error::io(format_args!("open {}", results.display()), &e)),
         };
         Ok(Lock { _lock: Some(lock::lock(dir, exclusive, &results.display())?) })
+    }
+
+    /// Waits until nobody updates an attachment (`exclusive`: or deletes it). What is not kept needs no lock.
+    ///
+    /// # Errors
+    /// The failed system call.
+    pub(super) fn lock_attachment(&self, of: (&str, &str, &str), exclusive: bool) -> Result<Lock> {
+        let path = self.path(of.0, of.1, of.2);
+        loop {
+            let Ok(file) = File::open(&path) else { return Ok(Lock { _lock: None }) };
+            let locked = lock::lock(file, exclusive, &path.display())?;
+            // Who had it may have put another file in its place.
+            let is_there =
+                |there: fs::Metadata| locked.metadata().is_ok_and(|held| held.ino() == there.ino());
+            if fs::metadata(&path).map_or(true, is_there) {
+                return Ok(Lock { _lock: Some(locked) });
+            }
+        }
     }
 
     fn path(&self, network: &str, container_id: &str, ifname: &str) -> PathBuf {

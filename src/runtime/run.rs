@@ -176,6 +176,7 @@ impl Runtime {
     fn detach(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
         attachment.check()?;
         let _lock = self.lock(false, false)?;
+        let _own = self.lock_attachment(&network.name, attachment, false)?;
         self.del_cached(network, attachment)
     }
 
@@ -361,6 +362,11 @@ impl Runtime {
 
     pub(super) fn lock(&self, exclusive: bool, make: bool) -> Result<Lock> {
         lock::patiently(self.timeout, || self.cache().lock(exclusive, make))
+    }
+
+    pub(super) fn lock_attachment(&self, network: &str, of: &Attachment, exclusive: bool) -> Result<Lock> {
+        let of = (network, of.container_id.as_str(), of.ifname.as_str());
+        lock::patiently(self.timeout, || self.cache().lock_attachment(of, exclusive))
     }
 
     pub(super) fn kernel(&self) -> Kernel {

@@ -89,6 +89,7 @@ impl Runtime {
         self.logged("UPDATE", network, attachment, || {
             attachment.check()?;
             let _lock = self.lock(false, false)?;
+            let _own = self.lock_attachment(&network.name, attachment, true)?;
             self.with_plan(network, attachment, |plan| {
                 let updated = self.preview(plan)?;
                 if updated.is_nothing() {

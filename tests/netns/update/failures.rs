@@ -1,5 +1,8 @@
 //! Updates that are refused, that fail in the middle, and that are killed.
 
+use std::fs::File;
+
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 
 use super::{Site, assert_restored, portmap, state};
@@ -141,5 +144,37 @@ fn an_update_that_is_killed_is_finished_by_the_next() {
         assert_eq!(site.node.links_of_kind("ifb"), Vec::<String>::new(), "killed at {point}");
     }
     assert!(killed > 5, "{killed}");
+    site.end(&container);
+}
+
+#[test]
+fn updates_of_one_container_wait_for_each_other_and_del_for_them() {
+    require_netns!();
+    let site = Site::bridged(json!({}), &[portmap()]);
+    let container = site.node.container();
+    site.add(&container, &["-p", "8080:80"]);
+    let before = state(&site, &container);
+    let path = site.path(&format!("cache/results/net-{}-eth0", container.id()));
+    let held = Flock::lock(File::open(path).unwrap(), FlockArg::LockExclusive).unwrap();
+    let holder = format!("process {} did not release it within 100ms", std::process::id());
+    let words = |verb: &'static str| [verb, "net", container.path(), "--id", container.id()];
+    for call in [site.call(&words("update")).arg("-p").arg("8081:80"), site.call(&words("del"))] {
+        call.arg("--json").arg("--timeout").arg("0.1").fails(11).names(&[&holder]);
+        assert_restored("", &before, &state(&site, &container));
+    }
+    drop(held);
+
+    // Each maps another port; whoever comes last, what is there is what is kept.
+    std::thread::scope(|scope| {
+        for port in 9001..9009 {
+            let call = site.call(&words("update")).arg("-p").arg(format!("{port}:80"));
+            scope.spawn(move || assert_eq!(call.run().status, Some(0)));
+        }
+    });
+    let kept = site.kept(&container)["capabilityArgs"]["portMappings"][0]["hostPort"].clone();
+    let rules = site.node.nft();
+    let mapped: Vec<_> = (9001..9009).filter(|port| rules.contains(&format!(" {port} "))).collect();
+    assert_eq!(json!(mapped), json!([kept]), "{rules}");
+    site.ok(&["check", "net", container.path(), "--id", container.id()]);
     site.end(&container);
 }
