@@ -194,6 +194,46 @@ fn source_hints_keep_the_networks_in_the_main_table() {
 }
 
 #[test]
+fn default_routes_come_back_also_from_behind_named_gateways() {
+    require_netns!();
+    let node = Node::new();
+    for hints in [false, true] {
+        let container = node.container();
+        let routes = json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}, {"dst": "192.0.2.0/24"}]);
+        let mut network = second(&node);
+        network["ipam"]["routes"] = routes;
+        let main = node.attach(&container, "net1", &network);
+        container.ip(&["route add default via 10.2.0.1 dev net1 metric 50"]);
+        let all = || {
+            let shown = [4, 6].map(|family| container.run(&format!("ip -d -{family} route show table main")));
+            shown.join("").lines().map(|line| line.trim().to_owned()).collect::<BTreeSet<_>>()
+        };
+        let before = all();
+        let keys = json!({"addSourceHints": hints, "gateways": ["10.2.0.9", "fd00:2::9"]});
+        let sbr = node.attach(&container, "net1", &config(&main, keys.clone()));
+        for (family, address, to, gateway) in
+            [(4, main.ip(0), "198.51.100.1", "10.2.0.9"), (6, main.ip(1), "2001:db8:9::1", "fd00:2::9")]
+        {
+            let way = container.json(&format!("ip -j -{family} route get {to} from {address}"));
+            assert_eq!(way[0]["gateway"], gateway, "{way:#}");
+        }
+        sbr.check();
+        main.check();
+        node.attach(&container, "net1", &config(&main, keys)).check();
+        let tables = ["100", "101"].map(|name| table(&container, name));
+        container.ip(&["route del default via 10.2.0.9 table 100"]);
+        sbr.call("CHECK").fails(100).names(&["10.2.0.9", "10.2.0.1"]);
+        container.ip(&["route add default via 10.2.0.9 dev net1 table 100 proto 67"]);
+        assert_eq!(["100", "101"].map(|name| table(&container, name)), tables);
+        sbr.del();
+        assert_eq!(all(), before, "source hints: {hints}");
+        assert!(rules(&container).is_empty() && table(&container, "100").is_empty());
+        main.check();
+        main.del();
+    }
+}
+
+#[test]
 fn a_second_add_changes_nothing() {
     require_netns!();
     let node = Node::new();

@@ -224,7 +224,9 @@ fn check(
         let table = Some(rule.table);
         let mut expected: Vec<RouteSpec> = conf.default_route(ip, &link.dev()).into_iter().collect();
         let routes = address::routes(&link.dev(), prev)?;
-        expected.extend(routes.into_iter().filter(|r| r.table.is_none() && plan::leads_through(r, ip)));
+        let is_moved =
+            |r: &RouteSpec| r.table.is_none() && plan::leads_through(r, ip) && !conf.names_gateway(&r.dst);
+        expected.extend(routes.into_iter().filter(is_moved));
         expected.iter_mut().for_each(|route| route.table = table);
         verify::specific_routes(&mut container.rtnl, link, &expected)
             .context(format_args!("routes from {}", ip.address.addr()))?;

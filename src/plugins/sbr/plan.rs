@@ -19,6 +19,9 @@ const FIRST_TABLE: u32 = 100;
 const TABLE_MAIN: u32 = 254;
 const RTN_UNICAST: u8 = 1;
 
+/// What is added to the metric of a default route that a gateway which the user named goes before. So it is kept, for DEL.
+const DISPLACED: u32 = 1 << 31;
+
 /// What there is in the container before anything is changed.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
@@ -69,13 +72,20 @@ impl Plan {
             if there.is_none() {
                 plan.tables.push(table);
             }
-            let mut copies: Vec<RouteSpec> =
-                movable.iter().filter(|r| belongs(r, ip, ips)).map(|r| r.spec(dev, table)).collect();
-            if let Some(default) = conf.default_route(ip, dev) {
-                // A gateway that the user named goes before the one in the routes (which IPv6 gives a metric of 1024).
-                let named = conf.gateways.iter().any(|gw| Some(*gw) == default.gw);
+            // Of a repeated ADD: the copy is there, and the one in the main table has a source hint.
+            let is_copied = |r: &RouteSpec| {
+                observed.routes.iter().any(|o| o.table == table && is_hint(&o.spec(dev, table), r))
+            };
+            let copies = movable.iter().filter(|r| belongs(r, ip, ips)).map(|r| r.spec(dev, table));
+            let mut copies: Vec<RouteSpec> = copies.filter(|r| !is_copied(r)).collect();
+            if let Some(mut default) = conf.default_route(ip, dev) {
+                // A gateway that the user named goes before those in the routes.
+                let named = conf.names_gateway(&default.dst);
                 if named {
-                    copies.retain(|r| r.dst != default.dst || !matches!(r.priority, 0 | 1024));
+                    default.priority = least_metric(&default.dst);
+                    let behind =
+                        copies.iter_mut().filter(|r| r.dst == default.dst && r.priority <= default.priority);
+                    behind.for_each(|r| r.priority += DISPLACED);
                 }
                 if named || !copies.iter().any(|r| r.dst == default.dst) {
                     copies.push(RouteSpec { table: Some(table), protocol: Some(OWN), ..default });
@@ -89,6 +99,11 @@ impl Plan {
         }
         plan
     }
+}
+
+/// The metric that goes before all others of a family. IPv6 takes 0 for 1024.
+fn least_metric(dst: &IpNet) -> u32 {
+    u32::from(dst.addr().is_ipv6())
 }
 
 /// Gateways are reached by routes without one, which therefore have to be there first, and to leave last.
@@ -176,18 +191,35 @@ fn is_link_local(net: IpNet) -> bool {
     matches!(net, IpNet::V6(v6) if v6.addr().is_unicast_link_local())
 }
 
-/// The way back: what is in `tables` and was in the main one goes there, and all of it out of them.
+/// The way back: what is in `tables` and was in the main one goes there as it was, and all of it out of them.
 pub fn back(routes: &[Route], dev: &Dev, tables: &[u32]) -> Vec<Change> {
     let mut copies: Vec<RouteSpec> =
         routes.iter().filter(|r| tables.contains(&r.table)).map(|r| r.spec(dev, r.table)).collect();
     copies.sort_by_key(needs_gateway);
-    let returned = copies
-        .iter()
-        .filter(|r| r.protocol != Some(OWN))
-        .map(|r| Change::AddRoute(RouteSpec { table: Some(TABLE_MAIN), ..r.clone() }));
-    let mut changes: Vec<Change> = returned.collect();
+    let returned: Vec<RouteSpec> = copies.iter().filter(|r| r.protocol != Some(OWN)).map(original).collect();
+    // What source hints made of them, and added.
+    let hinted = routes.iter().filter(|r| r.table == TABLE_MAIN && !tables.is_empty()).filter_map(|route| {
+        let there = route.spec(dev, TABLE_MAIN);
+        (route.protocol == OWN || returned.iter().any(|r| is_hint(r, &there))).then_some(there)
+    });
+    let mut changes: Vec<Change> = hinted.map(Change::DelRoute).collect();
+    changes.extend(returned.iter().cloned().map(Change::AddRoute));
     changes.extend(copies.iter().rev().cloned().map(Change::DelRoute));
     changes
+}
+
+/// Whether `hint` is what a source hint made of a route.
+fn is_hint(route: &RouteSpec, hint: &RouteSpec) -> bool {
+    let with = |src: Option<IpAddr>| RouteSpec { src, ..route.clone() };
+    route.src != hint.src && with(hint.src) == *hint
+}
+
+/// What a copy was in the main table.
+fn original(copy: &RouteSpec) -> RouteSpec {
+    let was_displaced =
+        copy.priority.checked_sub(DISPLACED).filter(|priority| *priority <= least_metric(&copy.dst));
+    let priority = was_displaced.filter(|_| copy.dst.prefix_len() == 0).unwrap_or(copy.priority);
+    RouteSpec { table: Some(TABLE_MAIN), priority, ..copy.clone() }
 }
 
 /// Whether a rule asks a table (`table`, if given) for what comes from exactly one of these addresses, and nothing else.
