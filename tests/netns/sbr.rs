@@ -298,6 +298,34 @@ fn del_needs_nothing_and_makes_nothing() {
 }
 
 #[test]
+fn del_leaves_the_interface_of_another_container_alone() {
+    require_netns!();
+    let node = Node::new();
+    let (one, two) = (node.container(), node.container());
+    let mains = [&one, &two].map(|container| on_both(&node, container));
+    let [old, new] = [(&one, 0), (&two, 1)]
+        .map(|(container, n)| node.attach(container, "net1", &config(&mains[n], json!({}))));
+    let state = || (rules(&two), table(&two, "main"), table(&two, "100"), table(&two, "101"));
+    let before = state();
+    // The path names the other's namespace by now.
+    old.call("DEL").env("CNI_NETNS", two.path()).silent();
+    let bare = json!({"cniVersion": "1.1.0", "name": "two", "type": "sbr"});
+    old.call_with("DEL", &bare).env("CNI_NETNS", two.path()).silent();
+    assert_eq!(state(), before);
+    // As a Go plugin's interface, which does not say whose it is.
+    for main in &mains {
+        node.ip(&[&format!("link set {} alias ''", main.host_veth())]);
+    }
+    old.call("DEL").env("CNI_NETNS", two.path()).silent();
+    assert_eq!(state(), before);
+    new.check();
+    for attachment in [&new, &old] {
+        attachment.del();
+    }
+    assert!(rules(&one).is_empty() && rules(&two).is_empty());
+}
+
+#[test]
 fn check_finds_every_damage() {
     require_netns!();
     let node = Node::new();

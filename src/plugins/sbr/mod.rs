@@ -87,7 +87,7 @@ impl Plugin for Sbr {
     }
 
     /// The routes go back to the main table: the interface may outlive its rules.
-    fn del(&self, req: &Request, _kernel: &mut Kernel) -> Result<()> {
+    fn del(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
         // A configuration that is not valid any more must not keep anything from being cleaned.
         let table = Conf::table_of(req);
         let Some(mut container) = Container::find(req)? else { return Ok(()) };
@@ -100,6 +100,9 @@ impl Plugin for Sbr {
             .map_or(Vec::new(), |prev| addresses(&prev, &req.ifname).unwrap_or_default());
         let mut routed = Vec::new();
         if let Some(link) = container.rtnl.link(&req.ifname)? {
+            if container.is_own(&link, req, kernel.host()?)? == Some(false) {
+                return Ok(());
+            }
             routed.extend(container.rtnl.routes(link.index)?.into_iter().map(|route| route.table));
             let present = container.rtnl.addresses(link.index)?;
             ips.extend(present.iter().map(|a| IpConfig { address: a.net, gateway: None, interface: None }));

@@ -80,11 +80,12 @@ impl Plugin for Tuning {
     ///
     /// That the kernel refuses a value is no failure: the list's DEL would end here, and the interface, which mostly is
     /// removed next, would stay.
-    fn del(&self, req: &Request, _: &mut Kernel) -> Result<()> {
+    fn del(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
         let path = backup::path(&conf::data_dir(req)?, &Attachment::of(req));
         if let Some(backup) = Backup::read(&path)?
             && let Some(mut container) = Container::find(req)?
             && let Some(link) = container.rtnl.link(&req.ifname)?
+            && container.is_own(&link, req, kernel.host()?)?.unwrap_or_else(|| backup.may_be_of(&link))
             && restore(&mut container, &link, &backup).is_err()
         {
             return Ok(());
