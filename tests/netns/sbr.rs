@@ -151,6 +151,38 @@ fn tables_of_others_are_not_taken() {
 }
 
 #[test]
+fn rules_of_others_for_an_address_keep_their_tables() {
+    require_netns!();
+    let node = Node::new();
+    let container = node.container();
+    let main = on_both(&node, &container);
+    container.ip(&[
+        "rule add from 10.2.0.2 lookup main pref 1000",
+        "rule add from 10.2.0.2 lookup 200 pref 1001",
+        "route add 198.18.0.0/15 via 10.2.0.1 dev net1 table 200",
+    ]);
+    let state =
+        || (container.run("ip rule show"), ["main", "100", "101", "200"].map(|name| table(&container, name)));
+    let before = state();
+    let sbr = node.attach(&container, "net1", &config(&main, json!({})));
+    assert!(container.run("ip rule show").contains("from 10.2.0.2 lookup 100"));
+    let (_, [left, v4, v6, theirs]) = state();
+    assert_eq!((v4.len(), v6.len(), &theirs), (3, 4, &before.1[3]));
+    assert!(
+        left.iter().all(|route| route.contains("dev eth0") || route.contains("6 fe80::/64")),
+        "{left:#?}"
+    );
+    // One that is asked first.
+    container.run("ip rule add from 10.2.0.2 lookup 200 pref 9");
+    sbr.check();
+    container.run("ip rule del pref 9");
+    for _ in 0..2 {
+        sbr.del();
+        assert_eq!(state(), before);
+    }
+}
+
+#[test]
 fn a_named_table_gets_the_rules_and_the_routes_stay() {
     require_netns!();
     let node = Node::new();

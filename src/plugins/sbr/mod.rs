@@ -98,27 +98,36 @@ impl Plugin for Sbr {
             .ok()
             .flatten()
             .map_or(Vec::new(), |prev| addresses(&prev, &req.ifname).unwrap_or_default());
-        let mut routed = Vec::new();
+        let mut routes = Vec::new();
         if let Some(link) = container.rtnl.link(&req.ifname)? {
             if container.is_own(&link, req, kernel.host()?)? == Some(false) {
                 return Ok(());
             }
-            routed.extend(container.rtnl.routes(link.index)?.into_iter().map(|route| route.table));
+            routes = container.rtnl.routes(link.index)?;
             let present = container.rtnl.addresses(link.index)?;
             ips.extend(present.iter().map(|a| IpConfig { address: a.net, gateway: None, interface: None }));
         }
         let rules = container.rtnl.rules()?;
-        // The Go plugin marks nothing: its rules ask the table that the user named, or one that has the interface's routes.
-        let named = table.clone().unwrap_or(None);
-        let unmarked =
-            |rule: &Rule| named.map_or_else(|| routed.contains(&rule.table), |table| rule.table == table);
-        let mine = |rule: &Rule| {
-            plan::is_of(rule, &ips, &None) && (rule.protocol == OWN || (rule.protocol == 0 && unmarked(rule)))
+        let conf = Conf {
+            table: table.clone().unwrap_or(None),
+            keep_networks: Conf::new(req).is_ok_and(|conf| conf.keep_networks),
+            ..Conf::default()
         };
+        let made: Vec<&Rule> = ips
+            .iter()
+            .filter_map(|ip| plan::made(&rules, &routes, ip, &conf))
+            .filter(|r| r.protocol == 0)
+            .collect();
+        let mine =
+            |rule: &Rule| plan::is_of(rule, &ips, &None) && (rule.protocol == OWN || made.contains(&rule));
         let tables: Vec<u32> = match table {
             // What is in a table that the user named is the user's.
             Ok(Some(_)) | Err(_) => Vec::new(),
-            Ok(None) => rules.iter().filter(|rule| mine(rule)).map(|rule| rule.table).collect(),
+            Ok(None) => rules
+                .iter()
+                .filter(|rule| mine(rule) && !plan::is_kernels(rule.table))
+                .map(|rule| rule.table)
+                .collect(),
         };
         restore(&mut container, &req.ifname, &ips, &tables, mine)
     }
@@ -211,10 +220,9 @@ fn check(
     link: &Link,
     container: &mut Container,
 ) -> Result<()> {
-    let rules = container.rtnl.rules()?;
+    let (rules, routes) = (container.rtnl.rules()?, container.rtnl.routes(link.index)?);
     for ip in ips {
-        let own = std::slice::from_ref(ip);
-        let Some(rule) = rules.iter().find(|rule| plan::is_of(rule, own, &conf.table)) else {
+        let Some(rule) = plan::made(&rules, &routes, ip, conf) else {
             let table = conf.table.map_or_else(|| "a table".to_owned(), |table| format!("table {table}"));
             return Err(difference(format!(
                 "no rule asks {table} for what comes from {}",

@@ -53,8 +53,7 @@ impl Plan {
         let mut next = FIRST_TABLE;
         let movable: Vec<&Route> = observed.routes.iter().filter(|r| is_movable(r, dev)).collect();
         for ip in ips {
-            let own = std::slice::from_ref(ip);
-            let there = observed.rules.iter().find(|rule| is_of(rule, own, &conf.table));
+            let there = made(&observed.rules, &observed.routes, ip, conf);
             let table = match (conf.table, there) {
                 (Some(table), _) => table,
                 (None, Some(rule)) => rule.table,
@@ -226,6 +225,28 @@ fn original(copy: &RouteSpec) -> RouteSpec {
 pub fn is_of(rule: &Rule, ips: &[IpConfig], table: &Option<u32>) -> bool {
     let from = |ip: &IpConfig| rule.src == Some(IpNet::from(ip.address.addr()));
     rule.is_plain && table.is_none_or(|table| rule.table == table) && ips.iter().any(from)
+}
+
+/// The rule that sbr made for an address, if it did: with our number, with the table that the user named, or, as the Go
+/// plugin makes them, with none. That one's table has routes of the interface, whose network's the main table has not:
+/// rules of others are told from it by that. `routes` are the interface's.
+pub fn made<'a>(rules: &'a [Rule], routes: &[Route], ip: &IpConfig, conf: &Conf) -> Option<&'a Rule> {
+    let own = std::slice::from_ref(ip);
+    let mut all = rules.iter().filter(|rule| is_of(rule, own, &conf.table));
+    let is_there = |table: u32, dst: Option<IpNet>| {
+        routes.iter().any(|r| r.table == table && dst.is_none_or(|dst| r.dst == dst))
+    };
+    let is_moved = conf.keep_networks || !is_there(TABLE_MAIN, Some(ip.address.trunc()));
+    let is_gos =
+        |rule: &Rule| rule.protocol == 0 && !is_kernels(rule.table) && is_there(rule.table, None) && is_moved;
+    all.clone()
+        .find(|rule| rule.protocol == OWN)
+        .or_else(|| all.find(|rule| conf.table.is_some() || is_gos(rule)))
+}
+
+/// Whether a table is one that is always there: default, main, local.
+pub fn is_kernels(table: u32) -> bool {
+    (253..=255).contains(&table)
 }
 
 #[cfg(test)]
