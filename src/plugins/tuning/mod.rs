@@ -7,6 +7,7 @@ mod conf;
 mod update;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use self::backup::Backup;
@@ -246,9 +247,16 @@ fn tell(result: &mut CniResult, req: &Request, conf: &Conf) {
     }
 }
 
-/// Compares a setting with what it was set to; white space between several values does not count.
+/// Compares a setting with what it was set to, unless it can only be written; white space between several values does not
+/// count.
 fn check_sysctl(sysctl: &Sysctl) -> Result<()> {
-    let found = value(file(sysctl)?)?;
+    let path = file(sysctl)?;
+    let mode =
+        fs::metadata(Path::new("/proc/sys").join(path)).map_or(0o444, |meta| meta.permissions().mode());
+    if mode & 0o444 == 0 {
+        return Ok(());
+    }
+    let found = value(path)?;
     match found.split_whitespace().eq(sysctl.value.split_whitespace()) {
         true => Ok(()),
         false => Err(difference(format!("sysctl {} is {found:?}, expected {:?}", sysctl.name, sysctl.value))),
