@@ -221,6 +221,24 @@ fn a_vrf_is_joined_only_with_its_own_table() {
 }
 
 #[test]
+fn del_leaves_the_interface_of_another_container_alone() {
+    require_vrf!();
+    let node = Node::new();
+    let (one, two) = (node.container(), node.container());
+    let attach = |container| {
+        let main = node.attach(container, "eth0", &dual_stack_config(&node));
+        node.attach(container, "eth0", &config(&main, json!({})))
+    };
+    let (old, new) = (attach(&one), attach(&two));
+    let bare = json!({"cniVersion": "1.1.0", "name": old.config["name"], "type": "vrf"});
+    old.call("DEL").env("CNI_NETNS", two.path()).silent();
+    old.call_with("DEL", &bare).env("CNI_NETNS", two.path()).silent();
+    new.check();
+    new.call_with("DEL", &with(bare, json!({"name": new.config["name"]}))).silent();
+    assert_eq!(two.links(), ["eth0"]);
+}
+
+#[test]
 fn check_finds_every_damage() {
     require_vrf!();
     let node = Node::new();

@@ -127,6 +127,11 @@ impl Plugin for Vrf {
     fn del(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
         let Some(mut container) = Container::find(req)? else { return Ok(()) };
         let _lock = container.netns.lock()?;
+        if let Some(link) = container.rtnl.link(&req.ifname)?
+            && container.is_own(&link, req, kernel.host()?)? == Some(false)
+        {
+            return Ok(());
+        }
         release(req, &mut container, kernel.waits())
     }
 
