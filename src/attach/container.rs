@@ -77,8 +77,9 @@ impl Container {
     }
 
     /// Whether an interface of this namespace is the attachment's: `CNI_NETNS` may name another container's namespace by
-    /// now. The interface's alias says so, or that of the host's end of its pair. Where neither does, one with other
-    /// addresses than prevResult's is another's; else `None`, nobody knows.
+    /// now. The interface's alias says so, or that of the host's end of its pair, whatever the name of the network: another
+    /// list may have made it. Where neither does, one with other addresses than prevResult's is another's; else `None`,
+    /// nobody knows.
     ///
     /// # Errors
     /// The kernel cannot be asked.
@@ -86,7 +87,7 @@ impl Container {
         let end = veth::peer(host, link)?;
         let aliases = [Some(link), end.as_ref()].into_iter().flatten();
         if let Some(owner) = aliases.filter_map(|link| Owner::parse(&link.alias)).next() {
-            return Ok(Some(owner.is(&Attachment::of(req))));
+            return Ok(Some(owner.is_interface(&Attachment::of(req))));
         }
         let known = known_addresses(req, &[]);
         let mut present = self.rtnl.addresses(link.index)?;
