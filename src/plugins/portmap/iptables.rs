@@ -16,17 +16,20 @@
 //! rules without belong to every attachment of the container to the network, as they do for the Go plugin. What is
 //! shared by all stays, as the Go plugin leaves it.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use nix::libc;
 
-use super::conf::{Conf, protocol_name};
+use super::conf::Conf;
 use super::record::Record;
+use super::taken::{Taken, conditions, ports, protocol, read, refuse_covered};
+use super::{maps, upstream};
 use crate::attach::Attachment;
 use crate::attach::masquerade::maps::{FAMILIES, differs};
 use crate::attach::masquerade::names;
-use crate::cni::{Code, Error, Result};
+use crate::cni::{Error, Result};
 use crate::kernel::nft::{
     Base, Chain, Change, Condition, Dialect, Family, Hook, Kind, ListedRule, Route, Rule, Side, Socket,
     Statement, Step, Table, Verdict, program,
@@ -200,7 +203,12 @@ pub fn plan_add(nft: &mut Socket, at: &Attachment, conf: &Conf, container: &[IpN
         let records = Record::all(&conf.mappings, net.addr());
         plan_shared(nft, conf, own.family, &mut changes)?;
         let entries = own.entries(conf)?;
-        refuse_contested(nft, &own, &entries, &records)?;
+        refuse_contested(nft, at, &entries, &records, &mut changes)?;
+        let conditional = conf.conditions(own.family).language().is_some();
+        let by_upstream = upstream::taken(nft, at, &records)?;
+        refuse_covered(&by_upstream, &records, conditional)?;
+        changes.extend(upstream::plan_stale(net.addr(), &by_upstream));
+        maps::plan_after_rules(nft, at, &records, conditional, &mut changes)?;
         if nft.chain(table(own.family), &own.chain)?.is_none() {
             changes.push(Change::CreateChain(chain(own.family, &own.chain)));
         }
@@ -255,117 +263,83 @@ fn plan_rules(own: &Own, listed: &[ListedRule], wanted: Vec<Rule>, changes: &mut
     Ok(())
 }
 
-/// Another container's rules for the same port would go first, and everything to that container. They only count
-/// while they lead to another address: an address given to this container is that of one that is gone.
-fn refuse_contested(nft: &mut Socket, own: &Own, entries: &[Rule], records: &[Record]) -> Result<()> {
+/// Refuses mappings that another attachment has: its entry would go first, and everything to it. What there is of
+/// containers that are gone goes.
+fn refuse_contested(
+    nft: &mut Socket,
+    at: &Attachment,
+    entries: &[Rule],
+    records: &[Record],
+    changes: &mut Vec<Change>,
+) -> Result<()> {
+    let Some(first) = records.first() else { return Ok(()) };
     let wanted = entries.iter().map(program).collect::<Result<Vec<_>>>()?;
-    for entry in nft.rules(table(own.family), Some(DNAT))? {
-        let Some(target) = entry.target().filter(|target| *target != own.chain) else { continue };
-        let same = |steps: &Vec<Step>| {
-            conditions(steps) == conditions(&entry.steps) && share_a_port(steps, &entry.steps)
+    let all = taken(nft, at, records)?;
+    for taken in all.iter().filter(|taken| !taken.is_stale(first.container_ip)) {
+        let contested = |record: &&Record| {
+            let same = |steps: &Vec<Step>| conditions(steps, record) == taken.conditions();
+            taken.is_at(record) && taken.record.host_ip == record.host_ip && wanted.iter().any(same)
         };
-        if !wanted.iter().any(same) {
+        if records.iter().any(|record| contested(&record)) {
+            return Err(taken.refused());
+        }
+    }
+    plan_stale(nft, first.container_ip, &all, changes)
+}
+
+/// The mappings of other attachments at the ports of these, which are of one family, in the order in which entries lead
+/// to them.
+pub fn taken(nft: &mut Socket, at: &Attachment, records: &[Record]) -> Result<Vec<Taken>> {
+    let Some(family) = records.first().map(Record::family) else { return Ok(Vec::new()) };
+    let (own, table) = (Own::new(at, family), table(family));
+    let mut all = Vec::new();
+    if nft.chain(table, DNAT)?.is_none() {
+        return Ok(all);
+    }
+    let is_wanted = |port: &u16| records.iter().any(|record| record.host_port == *port);
+    let mut chains: BTreeMap<String, Vec<ListedRule>> = BTreeMap::new();
+    for entry in nft.rules(table, Some(DNAT))? {
+        let ports = ports(&entry);
+        let Some(target) = entry.target() else { continue };
+        if (target == own.chain && own.has(&entry))
+            || !ports.iter().flatten().any(is_wanted) && ports.is_some()
+        {
             continue;
         }
-        for taken in
-            nft.rules(table(own.family), Some(target))?.iter().filter_map(|rule| read(rule, own.family))
-        {
-            let contested = |record: &&Record| {
-                (record.protocol, record.host_ip, record.host_port)
-                    == (taken.protocol, taken.host_ip, taken.host_port)
-                    && record.container_ip != taken.container_ip
-            };
-            if let Some(record) = records.iter().find(contested) {
-                let (name, port) = (protocol_name(record.protocol), record.host_port);
-                let owner = owner(entry.comment.as_deref().unwrap_or_default());
-                let what = format!("host port {name} . {port} is mapped already, by {owner}");
-                return Err(Error::new(Code::PORT_IN_USE, what));
+        if !chains.contains_key(target) {
+            chains.insert(target.to_owned(), nft.rules(table, Some(target))?);
+        }
+        for rule in chains.get(target).into_iter().flatten().filter(|rule| rule.tag == entry.tag) {
+            let Some(record) = read(rule, family) else { continue };
+            let taken = Taken { record, rule: rule.clone(), entry: Some(entry.clone()) };
+            let is_led = ports.as_ref().is_none_or(|ports| ports.contains(&record.host_port))
+                && protocol(&entry).is_none_or(|number| number == record.protocol);
+            if is_led && records.iter().any(|record| taken.is_at(record)) {
+                all.push(taken);
             }
         }
     }
+    Ok(all)
+}
+
+/// Removes, of mappings that others have, all that there is of the attachments whose address is now another one's.
+pub fn plan_stale(
+    nft: &mut Socket,
+    address: IpAddr,
+    taken: &[Taken],
+    changes: &mut Vec<Change>,
+) -> Result<()> {
+    let family = Family::of(address);
+    let mut stale: BTreeMap<&str, Vec<&Option<String>>> = BTreeMap::new();
+    for taken in taken.iter().filter(|taken| taken.is_stale(address)) {
+        stale.entry(&taken.rule.chain).or_default().push(&taken.rule.tag);
+    }
+    for (chain, tags) in stale {
+        let mut entries = nft.rules(table(family), Some(DNAT))?;
+        entries.retain(|entry| entry.target() == Some(chain));
+        plan_removal(nft, family, chain, &entries, |rule| tags.contains(&&rule.tag), changes)?;
+    }
     Ok(())
-}
-
-/// The owner that an entry's comment names, as a sentence has it.
-fn owner(comment: &str) -> String {
-    match comment.split('"').collect::<Vec<_>>().as_slice() {
-        ["dnat name: ", network, " id: ", id, ""] => format!("container {id} (network {network})"),
-        _ => format!("rules with the comment {comment:?}"),
-    }
-}
-
-/// An entry without what differs from mapping to mapping.
-fn conditions(steps: &[Step]) -> Vec<&Step> {
-    let own = |step: &&Step| match step {
-        Step::Match(name, _) => name != "comment" && name != "multiport",
-        Step::Verdict { .. } | Step::Counter => false,
-        _ => true,
-    };
-    steps.iter().filter(own).collect()
-}
-
-/// Whether two entries of one protocol have a port in common.
-fn share_a_port(one: &[Step], other: &[Step]) -> bool {
-    let ports = |steps: &[Step]| {
-        steps.iter().find_map(|step| match step {
-            Step::Match(name, info) if name == "multiport" => {
-                // struct xt_multiport_v1: flags, number of ports, ports.
-                let count = usize::from(*info.get(1)?);
-                let ports = info.get(2..)?.chunks_exact(2).take(count);
-                Some(ports.map(|port| u16::from_ne_bytes([port[0], port[1]])).collect::<Vec<u16>>())
-            }
-            _ => None,
-        })
-    };
-    match (ports(one), ports(other)) {
-        (Some(one), Some(other)) => one.iter().any(|port| other.contains(port)),
-        // Someone's own rule: what it jumps to decides.
-        _ => true,
-    }
-}
-
-/// The mapping that a rule of a container's chain makes; `None` for other rules.
-fn read(rule: &ListedRule, family: Family) -> Option<Record> {
-    let steps = rule.steps.as_slice();
-    let compared = |load: fn(&Step) -> bool| {
-        steps.windows(2).find_map(|pair| match pair {
-            [first, Step::Compare { equal: true, data }] if load(first) => Some(data.as_slice()),
-            _ => None,
-        })
-    };
-    let port = |bytes: &[u8], from: fn([u8; 2]) -> u16| Some(from(bytes.get(..2)?.try_into().ok()?));
-    let [protocol] = compared(|step| *step == Step::Protocol)? else { return None };
-    let is_port = |step: &Step| matches!(step, Step::Payload { base: 2, offset: 2, length: 2 });
-    let host_port = match compared(is_port) {
-        Some(bytes) => port(bytes, u16::from_be_bytes)?,
-        // struct xt_sctp_info: destination ports first.
-        None => steps.iter().find_map(|step| match step {
-            Step::Match(name, info) if name == "sctp" => port(info, u16::from_ne_bytes),
-            _ => None,
-        })?,
-    };
-    let (address, container_port) = steps.iter().find_map(|step| match step {
-        Step::Target(name, info) if name == "DNAT" => Some(match info.len() {
-            // Revision 0, struct nf_nat_ipv4_multi_range_compat: number of ranges, flags, addresses, ports.
-            ..32 => (info.get(8..12)?, info.get(16..)?),
-            // struct nf_nat_range and nf_nat_range2: flags, addresses of 16 bytes, ports.
-            _ => (info.get(4..if family == Family::Ip6 { 20 } else { 8 })?, info.get(36..)?),
-        }),
-        _ => None,
-    })?;
-    let container_ip = match <[u8; 4]>::try_from(address) {
-        Ok(octets) => IpAddr::from(octets),
-        Err(_) => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
-    };
-    let host_ip = rule.within(Side::Destination, family).map(|net| net.addr());
-    let any: IpAddr = if family == Family::Ip6 { [0_u16; 8].into() } else { [0; 4].into() };
-    Some(Record {
-        protocol: *protocol,
-        host_ip: host_ip.unwrap_or(any),
-        host_port,
-        container_ip,
-        container_port: port(container_port, u16::from_be_bytes)?,
-    })
 }
 
 /// The mappings that an attachment has now.

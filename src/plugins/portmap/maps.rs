@@ -4,6 +4,7 @@
 //! map `portmappings` says where they are.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -13,10 +14,11 @@ use super::layout::{
     PORTMAP, chain, hairpins, hostips, hostports, index, layout, mapped, martians, places, prepare, rule,
 };
 use super::record::Record;
+use super::taken::{Reach, refused};
 use crate::attach::Attachment;
 use crate::attach::masquerade::maps::{FAMILIES, check_element, compare_rules, differs, drop_unused, table};
 use crate::attach::masquerade::names;
-use crate::cni::{Code, Error, Result};
+use crate::cni::Result;
 use crate::kernel::nft::{
     Chain, Change, Condition, Element, Family, Map, Rule, Side, Socket, Statement, Value, Verdict, program,
 };
@@ -300,8 +302,7 @@ fn refuse_contested(map: &Map, found: &Element, wanted: &Element) -> Result<()> 
     if found.comment == wanted.comment || !places(map.table.family).contains(map) || gone {
         return Ok(());
     }
-    let what = format!("host port {} is mapped already, by {}", wanted.key, owner(&found.comment));
-    Err(Error::new(Code::PORT_IN_USE, what))
+    Err(refused(&wanted.key, &owner(&found.comment)))
 }
 
 /// The owner that an element's comment names, as a sentence has it.
@@ -311,6 +312,67 @@ fn owner(comment: &str) -> String {
             format!("container {id} (network {network}, interface {ifname})")
         }
         _ => format!("an entry with the comment {comment:?}"),
+    }
+}
+
+/// Refuses mappings for rules, which come before our maps, that leave those of others nothing there; what removes those
+/// of containers that are gone.
+///
+/// # Errors
+/// [`crate::cni::Code::PORT_IN_USE`], with the owner.
+pub fn plan_after_rules(
+    nft: &mut Socket,
+    at: &Attachment,
+    records: &[Record],
+    conditional: bool,
+    changes: &mut Vec<Change>,
+) -> Result<()> {
+    let Some(first) = records.first() else { return Ok(()) };
+    let own = names::element_comment(at);
+    for under in [false, true] {
+        let mut found: Vec<(Map, Value)> = records.iter().map(|record| record.place(under)).collect();
+        if records.iter().any(|record| record.host_ip.is_unspecified()) {
+            let map = hostips(first.family(), under);
+            found.extend(nft.elements(&map)?.into_iter().map(|element| (map, element.key)));
+        }
+        let mut seen = HashSet::new();
+        found.retain(|(map, key)| seen.insert((map.name, key.clone())));
+        for (map, key) in found {
+            let Value::Joined(parts) = &key else { continue };
+            let (protocol, host_ip, port) = match parts.as_slice() {
+                [Value::Protocol(protocol), Value::Port(port)] => (*protocol, [0; 4].into(), *port),
+                [Value::Protocol(protocol), Value::Address(host_ip), Value::Port(port)] => {
+                    (*protocol, *host_ip, *port)
+                }
+                _ => continue,
+            };
+            let reach = Reach { host_ip, conditional: under };
+            let covered = |record: &&Record| {
+                (record.protocol, record.host_port) == (protocol, port)
+                    && Reach { host_ip: record.host_ip, conditional }.covers(reach)
+            };
+            let Some(record) = records.iter().find(covered) else { continue };
+            let Some(element) = nft.element(&map, &key)?.filter(|element| element.comment != own) else {
+                continue;
+            };
+            if leads_to(nft, record.family(), &element)? != Some(record.container_ip) {
+                return Err(refused(&key, &owner(&element.comment)));
+            }
+            changes.push(Change::DestroyElement(map, key));
+        }
+    }
+    Ok(())
+}
+
+/// The container's address that an element leads to: a chain with conditions is said to by its attachment's entries in
+/// the index.
+fn leads_to(nft: &mut Socket, family: Family, element: &Element) -> Result<Option<IpAddr>> {
+    match &element.data {
+        Value::Joined(parts) => Ok(parts.iter().find_map(|part| match part {
+            Value::Address(address) => Some(*address),
+            _ => None,
+        })),
+        _ => Ok(indexed(nft, family, &element.comment)?.first().map(|record| record.container_ip)),
     }
 }
 

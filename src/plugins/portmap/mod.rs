@@ -8,6 +8,7 @@ mod iptables;
 mod layout;
 mod maps;
 mod record;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -227,10 +228,31 @@ impl Plugin for Portmap {
 fn add(of: &Attachment, conf: &Conf, container: &[IpNet], kernel: &mut Kernel) -> Result<()> {
     let nft = kernel.nft()?;
     match conf.backend {
-        Backend::Nftables => nft.commit(|nft| maps::plan_add(nft, of, conf, container)),
-        Backend::Iptables => nft.commit(|nft| iptables::plan_add(nft, of, conf, container)),
-    }?;
+        Backend::Nftables => {
+            nft.commit(|nft| plan_add(nft, of, conf, container))?;
+            // Once more: the kernel does not refuse a port that rules got between look and commit.
+            nft.commit(|nft| taken::plan_before_maps(nft, of, conf, container))?;
+        }
+        Backend::Iptables => nft.commit_exclusive(|nft| plan_add(nft, of, conf, container))?,
+    }
     lead(&records(conf, container), conf, container, kernel)
+}
+
+/// What makes the mappings in the configuration's layout.
+fn plan_add(
+    nft: &mut nft::Socket,
+    of: &Attachment,
+    conf: &Conf,
+    container: &[IpNet],
+) -> Result<Vec<nft::Change>> {
+    match conf.backend {
+        Backend::Nftables => {
+            let mut changes = taken::plan_before_maps(nft, of, conf, container)?;
+            changes.extend(maps::plan_add(nft, of, conf, container)?);
+            Ok(changes)
+        }
+        Backend::Iptables => iptables::plan_add(nft, of, conf, container),
+    }
 }
 
 /// The mappings of a configuration, in full.
@@ -252,18 +274,13 @@ fn replace(of: &Attachment, conf: &Conf, prev: &CniResult, kernel: &mut Kernel) 
     let mut chains = BTreeSet::new();
     // What it plans is planned again below: these are the chains that may be left without use.
     maps::plan_del(nft, of, &mut chains)?;
-    nft.commit(|nft| {
+    nft.commit_exclusive(|nft| {
         let mut changes = upstream::plan_del(nft, of, &known)?;
         match conf.backend {
-            Backend::Nftables => {
-                changes.extend(iptables::plan_del(nft, of)?);
-                changes.extend(maps::plan_add(nft, of, conf, &container)?);
-            }
-            Backend::Iptables => {
-                changes.extend(maps::plan_del(nft, of, &mut BTreeSet::new())?);
-                changes.extend(iptables::plan_add(nft, of, conf, &container)?);
-            }
+            Backend::Nftables => changes.extend(iptables::plan_del(nft, of)?),
+            Backend::Iptables => changes.extend(maps::plan_del(nft, of, &mut BTreeSet::new())?),
         }
+        changes.extend(plan_add(nft, of, conf, &container)?);
         Ok(changes)
     })?;
     nft.commit(|nft| plan_unused(nft, &chains))?;

@@ -1,0 +1,140 @@
+//! portmap: who gets a host port that several containers ask for.
+
+use serde_json::{Value, json};
+
+use crate::portmap::{Transport, mapping, portmap, reach};
+use crate::support::{Attachment, Call, Container, Node, Outside, assert_same, require_netns, require_tool};
+use crate::{dual_stack_config, with, with_static};
+
+/// 8080 → 80 for TCP, with what else the configuration has.
+fn config(link: &Attachment, more: Value) -> Value {
+    with(portmap(link, json!([mapping("tcp", 8080, 80)])), more)
+}
+
+fn add(node: &Node, container: &Container, config: &Value) -> Call {
+    node.request("ADD", container, "eth0", config)
+}
+
+/// 8080 → 80 as a Go plugin with `backend: nftables` leaves it.
+fn go_rules(node: &Node, id: &str, address: &str, port: u16) {
+    for line in [
+        "add table ip cni_hostport".to_owned(),
+        "add chain ip cni_hostport hostports".to_owned(),
+        "add chain ip cni_hostport prerouting { type nat hook prerouting priority dstnat; }".to_owned(),
+        "add rule ip cni_hostport prerouting fib daddr type local jump hostports".to_owned(),
+        format!("add rule ip cni_hostport hostports tcp dport 8080 dnat to {address}:{port} comment {id}"),
+    ] {
+        node.run(&format!("nft {line}"));
+    }
+}
+
+#[test]
+fn a_port_is_refused_that_another_backend_or_the_go_plugin_gave_away() {
+    require_netns!();
+    let (maps, iptables) = (json!(null), json!("iptables"));
+    for (first, second) in [(&maps, &iptables), (&iptables, &maps)] {
+        let node = Node::new();
+        let (one, two) = (node.container_named("first"), node.container_named("second"));
+        let [first_link, second_link] =
+            [&one, &two].map(|c| node.attach(c, "eth0", &dual_stack_config(&node)));
+        let ports = node.attach(&one, "eth0", &config(&first_link, json!({"backend": first})));
+        let before = node.snapshot();
+        let wanted = config(&second_link, json!({"backend": second}));
+        let says = "host port tcp . 8080 is mapped already, by container first (network net, interface eth0)";
+        add(&node, &two, &wanted).fails(102).says(says);
+        assert_same(&before, &node.snapshot());
+        // Not this port: nobody is in the way.
+        let other =
+            json!({"runtimeConfig": {"portMappings": [mapping("udp", 8080, 80), mapping("tcp", 1, 1)]}});
+        node.attach(&two, "eth0", &with(wanted.clone(), other)).del();
+        // Again, over its own.
+        add(&node, &one, &ports.config).ok();
+        ports.check();
+        ports.del();
+        node.attach(&two, "eth0", &wanted).check();
+    }
+    for backend in [&maps, &iptables] {
+        let node = Node::new();
+        let two = node.container_named("second");
+        let link = node.attach(&two, "eth0", &dual_stack_config(&node));
+        let wanted = config(&link, json!({"backend": backend}));
+        go_rules(&node, "first", "10.1.0.99", 80);
+        let says = "host port tcp . 8080 is mapped already, by container first";
+        add(&node, &two, &wanted).fails(102).says(says);
+    }
+}
+
+#[test]
+fn what_goes_first_by_itself_is_not_refused_and_what_would_never_be_reached_is() {
+    require_netns!();
+    let at = |host: &str| with(mapping("tcp", 8080, 80), json!({"hostIP": host}));
+    // Rules of iptables are looked at before our maps.
+    for (first, mapped, second, wanted, fits) in [
+        ("iptables", at(Outside::NODE_V4), "nftables", at(""), true),
+        ("iptables", at(Outside::NODE_V4), "nftables", at("127.0.0.1"), true),
+        ("iptables", at(Outside::NODE_V4), "nftables", at(Outside::NODE_V4), false),
+        ("iptables", at(""), "nftables", at(Outside::NODE_V4), false),
+        ("nftables", at(""), "iptables", at(Outside::NODE_V4), true),
+        ("nftables", at("127.0.0.1"), "iptables", at(Outside::NODE_V4), true),
+        ("nftables", at(Outside::NODE_V4), "iptables", at(""), false),
+    ] {
+        let node = Node::new();
+        let outside = node.outside();
+        let (one, two) = (node.container_named("first"), node.container_named("second"));
+        let [first_link, second_link] =
+            [&one, &two].map(|c| node.attach(c, "eth0", &dual_stack_config(&node)));
+        let what = format!("{first} {mapped}, {second} {wanted}");
+        let ports = |link: &Attachment, backend: &str, mapping: &Value| {
+            with(portmap(link, json!([mapping])), json!({"backend": backend}))
+        };
+        let specific = if mapped["hostIP"] == Outside::NODE_V4 { &one } else { &two };
+        node.attach(&one, "eth0", &ports(&first_link, first, &mapped));
+        let call = add(&node, &two, &ports(&second_link, second, &wanted));
+        if fits {
+            call.ok();
+            let seen = reach(Transport::Tcp, &outside, (Outside::NODE_V4, 8080), specific, 80);
+            assert_eq!(seen.unwrap_or_else(|e| panic!("{what}: {e}")), Outside::V4, "{what}");
+        } else {
+            call.fails(102);
+        }
+    }
+}
+
+#[test]
+fn mappings_of_a_container_that_is_gone_are_replaced_in_every_layout() {
+    require_netns!();
+    require_tool!("iptables-nft");
+    for (first, second) in [
+        ("iptables", "nftables"),
+        ("nftables", "iptables"),
+        ("iptables", "iptables"),
+        ("go", "nftables"),
+        ("go", "iptables"),
+    ] {
+        let node = Node::new();
+        let outside = node.outside();
+        let (one, two) = (node.container_named("gone"), node.container_named("here"));
+        let link = node.attach(&one, "eth0", &dual_stack_config(&node));
+        let stale = json!({"runtimeConfig": {"portMappings": [mapping("tcp", 8080, 81)]}, "backend": first});
+        match first {
+            "go" => go_rules(&node, "gone", "10.1.0.2", 81),
+            _ => drop(node.attach(&one, "eth0", &config(&link, stale))),
+        }
+        link.del();
+        let ipam = json!([{"address": "10.1.0.2/24"}]);
+        let link = node.attach(
+            &two,
+            "eth0",
+            &with_static(dual_stack_config(&node), ipam, json!([{"dst": "0.0.0.0/0"}])),
+        );
+        let ports = node.attach(&two, "eth0", &config(&link, json!({"backend": second})));
+        let seen = reach(Transport::Tcp, &outside, (Outside::NODE_V4, 8080), &two, 80);
+        assert_eq!(seen.unwrap_or_else(|e| panic!("{first} {second}: {e}")), Outside::V4);
+        let rules = node.run("iptables-nft -t nat -S") + &node.run("nft list ruleset");
+        let leads_there = |line: &str| {
+            line.contains(":81") || line.contains("tcp . 8080 ") && line.contains("10.1.0.2 . 81")
+        };
+        assert!(!rules.lines().any(leads_there), "{first} {second}\n{rules}");
+        ports.check();
+    }
+}
