@@ -210,9 +210,9 @@ impl Plugin for Portmap {
         let Some(nft) = kernel.nft_if_there()? else { return Ok(()) };
         let valid: Vec<(String, String)> = valid.into_iter().map(|v| (v.container_id, v.ifname)).collect();
         let network = &req.config.name;
-        let ours = |nft: &mut nft::Socket| maps::plan_gc(nft, network, &valid);
-        let iptables = |nft: &mut nft::Socket| iptables::plan_gc(nft, network, &valid);
-        masquerade::commit_all(nft, &[&ours, &iptables])
+        let ours = nft.commit(|nft| maps::plan_gc(nft, network, &valid));
+        let iptables = nft.commit_exclusive(|nft| iptables::plan_gc(nft, network, &valid));
+        Error::all([ours, iptables].into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
     }
 
     fn status(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
@@ -350,9 +350,14 @@ fn remove(of: &Attachment, known: &[IpAddr], kernel: &mut Kernel) -> Result<()> 
     records.extend(iptables::records(nft, of)?);
     let chains = RefCell::default();
     let ours = |nft: &mut nft::Socket| maps::plan_del(nft, of, &mut chains.borrow_mut());
-    let iptables = |nft: &mut nft::Socket| iptables::plan_del(nft, of);
     let upstream = |nft: &mut nft::Socket| upstream::plan_del(nft, of, known);
-    masquerade::commit_all(nft, &[&ours, &iptables, &upstream])?;
+    let removed = masquerade::commit_all(nft, &[&ours, &upstream]);
+    // Which of two DELs of a container leaves its chain empty, each only knows when nothing else changes meanwhile.
+    let iptables = iptables::plan_del(nft, of).and_then(|changes| match changes.is_empty() {
+        true => Ok(()),
+        false => nft.commit_exclusive(|nft| iptables::plan_del(nft, of)),
+    });
+    Error::all([removed, iptables].into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)?;
     nft.commit(|nft| plan_unused(nft, &chains.borrow()))?;
     if !records.is_empty() {
         kernel.close_nft_late();
