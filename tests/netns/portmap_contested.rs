@@ -138,3 +138,41 @@ fn mappings_of_a_container_that_is_gone_are_replaced_in_every_layout() {
         ports.check();
     }
 }
+
+#[test]
+fn a_mapping_with_conditions_of_a_container_that_is_gone_is_replaced() {
+    require_netns!();
+    for (then, now) in [
+        (json!(["-s", "203.0.113.77"]), json!(["-s", "203.0.113.1"])),
+        (json!([]), json!(["-s", "203.0.113.77"])),
+    ] {
+        let node = Node::new();
+        let outside = node.outside();
+        let [gone, here, third] = ["gone", "here", "third"].map(|id| node.container_named(id));
+        let link = node.attach(&gone, "eth0", &dual_stack_config(&node));
+        node.attach(&gone, "eth0", &config(&link, json!({"conditionsV4": then})));
+        link.del();
+        let link = node.attach(
+            &here,
+            "eth0",
+            &with_static(
+                dual_stack_config(&node),
+                json!([{"address": "10.1.0.2/24"}]),
+                json!([{"dst": "0.0.0.0/0"}]),
+            ),
+        );
+        let ports = node.attach(&here, "eth0", &config(&link, json!({"conditionsV4": now})));
+        let found = reach(Transport::Tcp, &outside, (Outside::NODE_V4, 8080), &here, 80);
+        assert_eq!(found.is_ok(), now[1] == "203.0.113.1", "{then} {now}: {found:?}");
+        ports.check();
+        // Nobody else gets it.
+        let link = node.attach(&third, "eth0", &dual_stack_config(&node));
+        add(&node, &third, &config(&link, json!({"conditionsV4": ["-s", "203.0.113.5"]})))
+            .fails(102)
+            .says("host port tcp . 8080 is mapped already, by container here (network net, interface eth0)");
+        node.request("DEL", &gone, "eth0", &config(&link, json!({}))).silent();
+        ports.check();
+        ports.del();
+        assert!(!node.nft().contains("chain cond-"), "{}", node.nft());
+    }
+}

@@ -259,12 +259,23 @@ fn plan_elements(nft: &mut Socket, wanted: &Wanted, changes: &mut Vec<Change>) -
         match nft.element(&map, &element.key)? {
             Some(found) if found == element => continue,
             Some(found) => {
-                refuse_contested(&map, &found, &element)?;
+                refuse_contested(nft, wanted, &map, &found)?;
                 changes.push(Change::DestroyElement(map, element.key.clone()));
             }
             None => {}
         }
         changes.push(Change::CreateElement(map, element));
+    }
+    if wanted.conditional.is_some() {
+        // What was mapped without conditions at this address would lead to it whoever comes.
+        for (map, key) in wanted.records.iter().map(|record| record.place(false)) {
+            let Some(found) = nft.element(&map, &key)?.filter(|found| found.comment != wanted.comment) else {
+                continue;
+            };
+            if refuse_contested(nft, wanted, &map, &found).is_ok() {
+                changes.push(Change::DestroyElement(map, key));
+            }
+        }
     }
     for position in 0..former.len().max(wanted.records.len()) {
         let (old, new) = (former.get(position), wanted.records.get(position));
@@ -293,16 +304,13 @@ fn all_places(records: &[Record]) -> Vec<(Map, Value)> {
 
 /// A mapping of another attachment is only replaced when it leads to the same address: that was given to this one
 /// since, so the other is gone.
-fn refuse_contested(map: &Map, found: &Element, wanted: &Element) -> Result<()> {
-    let address = |element: &Element| match &element.data {
-        Value::Joined(parts) => parts.first().cloned(),
-        _ => None,
-    };
-    let gone = address(found).is_some() && address(found) == address(wanted);
-    if found.comment == wanted.comment || !places(map.table.family).contains(map) || gone {
-        return Ok(());
+fn refuse_contested(nft: &mut Socket, wanted: &Wanted, map: &Map, found: &Element) -> Result<()> {
+    let own = wanted.records.first().map(|record| record.container_ip);
+    let contested = found.comment != wanted.comment && places(wanted.family).contains(map);
+    if contested && leads_to(nft, wanted.family, found)? != own {
+        return Err(refused(&found.key, &owner(&found.comment)));
     }
-    Err(refused(&wanted.key, &owner(&found.comment)))
+    Ok(())
 }
 
 /// The owner that an element's comment names, as a sentence has it.
