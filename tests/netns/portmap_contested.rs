@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::portmap::{Transport, mapping, portmap, reach};
-use crate::support::{Attachment, Call, Container, Node, Outside, assert_same, require_netns, require_tool};
+use crate::support::{
+    Attachment, Call, Container, Netns, Node, Outside, assert_same, require_netns, require_tool,
+};
 use crate::{dual_stack_config, with, with_static};
 
 /// 8080 → 80 for TCP, with what else the configuration has.
@@ -174,5 +176,25 @@ fn a_mapping_with_conditions_of_a_container_that_is_gone_is_replaced() {
         ports.check();
         ports.del();
         assert!(!node.nft().contains("chain cond-"), "{}", node.nft());
+    }
+}
+
+#[test]
+fn of_one_container_the_mapping_at_an_address_goes_first_however_it_is_written() {
+    require_netns!();
+    let general = mapping("tcp", 8080, 80);
+    let at_one = with(mapping("tcp", 8080, 81), json!({"hostIP": Outside::NODE_V4}));
+    for more in [json!({}), json!({"conditionsV4": ["-s", "0.0.0.0/0"]}), json!({"backend": "iptables"})] {
+        for mappings in [json!([general, at_one]), json!([at_one, general])] {
+            let node = Node::new();
+            let outside = node.outside();
+            let one = node.container();
+            let link = node.attach(&one, "eth0", &dual_stack_config(&node));
+            let ports = node.attach(&one, "eth0", &with(portmap(&link, mappings), more.clone()));
+            let tcp = |client: &Netns, to: &str, port| reach(Transport::Tcp, client, (to, 8080), &one, port);
+            tcp(&outside, Outside::NODE_V4, 81).unwrap_or_else(|e| panic!("{more}: {e}"));
+            tcp(&node, "127.0.0.1", 80).unwrap_or_else(|e| panic!("{more}: {e}"));
+            ports.check();
+        }
     }
 }
