@@ -198,3 +198,115 @@ fn of_one_container_the_mapping_at_an_address_goes_first_however_it_is_written()
         }
     }
 }
+
+/// Two interfaces of a container in one network.
+fn two_links<'a>(node: &'a Node, container: &'a Container) -> [Attachment<'a>; 2] {
+    let second = with_static(dual_stack_config(node), json!([{"address": "10.1.0.9/24"}]), json!([]));
+    [("eth0", dual_stack_config(node)), ("eth1", second)]
+        .map(|(ifname, config)| node.attach(container, ifname, &config))
+}
+
+#[test]
+fn two_interfaces_of_a_container_do_not_get_the_same_port() {
+    require_netns!();
+    for backend in ["nftables", "iptables"] {
+        let node = Node::new();
+        let one = node.container_named("first");
+        let [first, second] = two_links(&node, &one);
+        let ports = node.attach(&one, "eth0", &config(&first, json!({"backend": backend})));
+        let before = node.snapshot();
+        let wanted = config(&second, json!({"backend": backend}));
+        let says = "host port tcp . 8080 is mapped already, by container first (network net, interface eth0)";
+        node.request("ADD", &one, "eth1", &wanted).fails(102).says(says);
+        assert_same(&before, &node.snapshot());
+        let other = json!({"runtimeConfig": {"portMappings": [mapping("tcp", 8081, 80)]}});
+        let other = node.attach(&one, "eth1", &with(wanted, other));
+        ports.check();
+        ports.del();
+        other.check();
+    }
+}
+
+#[test]
+fn the_more_special_mapping_goes_first_whichever_was_there_first() {
+    require_netns!();
+    let at = |host: &str| with(mapping("tcp", 8080, 80), json!({"hostIP": host}));
+    for backend in [json!(null), json!("iptables")] {
+        let cases = [
+            (at("0.0.0.0"), json!([])),
+            (at("0.0.0.0"), json!(["-s", "203.0.113.1"])),
+            (at("203.0.113.9"), json!([])),
+        ];
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [0, 2, 1]] {
+            let node = Node::new();
+            let outside = node.outside();
+            node.ip(&["addr add 203.0.113.9/24 dev uplink"]);
+            let containers = ["all", "some", "one"].map(|id| node.container_named(id));
+            let links = containers.each_ref().map(|c| node.attach(c, "eth0", &dual_stack_config(&node)));
+            let add = |n: usize| {
+                let (mapped, conditions) = &cases[n];
+                // Every one has a port that nobody else has as well.
+                let ports = portmap(&links[n], json!([mapping("tcp", 9000 + n as u32, 90), mapped]));
+                let more = json!({"backend": backend, "conditionsV4": conditions});
+                node.attach(&containers[n], "eth0", &with(ports, more))
+            };
+            let ports = order.map(|n| (n, add(n)));
+            let what = format!("{backend} {order:?}");
+            let leads = |client: &Netns, to: &str, n: usize| {
+                let seen = reach(Transport::Tcp, client, (to, 8080), &containers[n], 80);
+                seen.unwrap_or_else(|e| {
+                    panic!("{what}: {to} to {n}: {e}\n{}", node.run("iptables-nft -t nat -S"))
+                });
+            };
+            let all = || {
+                leads(&outside, "203.0.113.9", 2);
+                leads(&outside, Outside::NODE_V4, 1);
+                leads(&node, Outside::NODE_V4, 0);
+                ports.iter().for_each(|(_, ports)| ports.check());
+            };
+            all();
+            // Again, nothing changes.
+            let before = node.snapshot();
+            ports.iter().for_each(|(n, _)| drop(add(*n)));
+            assert_same(&before, &node.snapshot());
+            // CHECK sees that one is behind another now.
+            if backend == "iptables" && order[0] == 0 {
+                let rules = node.run("nft -a list chain ip nat CNI-HOSTPORT-DNAT");
+                let special = rules.lines().find(|line| line.contains("203.0.113.9")).unwrap();
+                let handle = special.split_whitespace().last().unwrap();
+                node.run(&format!("nft delete rule ip nat CNI-HOSTPORT-DNAT handle {handle}"));
+                let (_, one) = ports.iter().find(|(n, _)| *n == 2).unwrap();
+                one.call("CHECK").fails(100).names(&["-d 203.0.113.9/32"]);
+                add(2).check();
+                all();
+            }
+            for (_, ports) in ports {
+                ports.del();
+            }
+            assert!(!node.nft().contains("CNI-DN"), "{what}");
+        }
+    }
+}
+
+#[test]
+fn in_the_chain_of_a_container_with_two_interfaces_the_mapping_at_an_address_goes_first() {
+    require_netns!();
+    let node = Node::new();
+    let outside = node.outside();
+    let one = node.container();
+    let [first, second] = two_links(&node, &one);
+    let more = json!({"backend": "iptables"});
+    let all = node.attach(&one, "eth0", &config(&first, more.clone()));
+    let at_one = json!([with(mapping("tcp", 8080, 81), json!({"hostIP": Outside::NODE_V4}))]);
+    let special = node.attach(&one, "eth1", &with(portmap(&second, at_one), more));
+    let seen = reach(Transport::Tcp, &outside, (Outside::NODE_V4, 8080), &one, 81);
+    seen.unwrap_or_else(|e| panic!("{e}\n{}", node.run("iptables-nft -t nat -S")));
+    reach(Transport::Tcp, &node, ("127.0.0.1", 8080), &one, 80).unwrap();
+    let before = node.snapshot();
+    node.attach(&one, "eth0", &all.config).check();
+    node.attach(&one, "eth1", &special.config).check();
+    assert_same(&before, &node.snapshot());
+    // Conditions are at the way into the chain: there they would not hold for one of both only.
+    let conditions = json!({"conditionsV4": ["-s", "203.0.113.1"]});
+    node.request("ADD", &one, "eth1", &with(special.config.clone(), conditions)).fails(102);
+}

@@ -33,6 +33,14 @@ pub struct Reach {
 }
 
 impl Reach {
+    /// Whether of two mappings of a port that have connections in common this one goes first: at one address before at
+    /// all, with conditions before without.
+    pub fn goes_before(self, other: Reach) -> bool {
+        let rank = |reach: Reach| (!reach.host_ip.is_unspecified(), reach.conditional);
+        let anywhere = self.host_ip.is_unspecified() || other.host_ip.is_unspecified();
+        rank(self) > rank(other) && (anywhere || self.host_ip == other.host_ip)
+    }
+
     /// Whether a mapping that goes first leaves the other one nothing, as far as can be told.
     pub fn covers(self, other: Reach) -> bool {
         (self.host_ip.is_unspecified() || self.host_ip == other.host_ip)
