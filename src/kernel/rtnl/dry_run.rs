@@ -1,13 +1,14 @@
 //! Changes of links and addresses that are recorded and not made; see [`crate::kernel::dry_run`].
 
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::libc;
 
-use super::uapi::IF_OPER_UP;
+use super::uapi::{IF_OPER_UP, RTN_UNICAST};
 use super::{
-    AddAddress, AddBridge, AddVeth, Address, Bridge, Change, Dev, Handle, Link, Mac, PeerNetns, Port,
+    AddAddress, AddBridge, AddVeth, Address, Bridge, Change, Dev, Handle, Link, Mac, PeerNetns, Port, Route,
     SetLink, Step, Tun,
 };
 use crate::cni::{Error, Result};
@@ -138,6 +139,12 @@ impl Handle {
                 let address = Address { index: dev.index, net: *net, scope: 0, flags: 0 };
                 with(|recording| difference(recording, place).added.push(address));
             }
+            Change::AddRoute(route) | Change::ReplaceRoute(route) => {
+                note(prefix, change);
+                with(|recording| {
+                    difference(recording, place).routes.push((route.dst, route.dev.index));
+                });
+            }
             Change::DelAddress { dev, net } => {
                 note(prefix, change);
                 let address = Address { index: dev.index, net: *net, scope: 0, flags: 0 };
@@ -180,6 +187,24 @@ impl Handle {
             listed.iter().cloned().chain(added).filter(stays).collect()
         };
         with(merge).unwrap_or_default()
+    }
+
+    /// The route to an address by what was added, if any: the narrowest, and no default route.
+    pub(super) fn route_dry(&self, place: Place, to: IpAddr) -> Option<Route> {
+        let find = |recording: &mut Recording| {
+            let different = difference(recording, place);
+            let connected = different.added.iter().map(|address| (address.net, address.index));
+            let all = different.routes.iter().copied().chain(connected);
+            let leads = all.filter(|(net, _)| net.prefix_len() > 0 && net.contains(&to));
+            leads.max_by_key(|(net, _)| net.prefix_len())
+        };
+        let (net, index) = with(find).flatten()?;
+        Some(Route {
+            dst: net.trunc(),
+            oif: Some(index),
+            kind: RTN_UNICAST,
+            ..Route::default_of(to.is_ipv6())
+        })
     }
 
     /// The links of the namespace as they would be; `listed` are those that the kernel tells.
