@@ -475,6 +475,42 @@ fn a_dry_run_names_other_programs_and_does_not_start_them() {
 }
 
 #[test]
+fn a_dry_run_knows_the_link_that_would_lead_to_the_container() {
+    require_netns!();
+    let addresses = json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}]]});
+    for (main, link) in [
+        (json!({"type": "bridge", "bridge": "br5", "isGateway": true, "ipam": addresses}), "br5"),
+        (json!({"type": "ptp", "ipam": addresses}), "veth"),
+    ] {
+        let host = Host::new();
+        let container = host.node.container();
+        // Another way, which the kernel would name.
+        shell(
+            &host.node,
+            "ip link add up0 type veth peer name up1; ip link set up0 up; ip link set up1 up
+            ip addr add 192.0.2.1/24 dev up0; ip route add default via 192.0.2.2",
+        );
+        let ports = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+        let list = json!({"cniVersion": "1.1.0", "name": "net", "plugins": [main, ports]});
+        host.configure("10-net.conflist", &list.to_string());
+        let wanted = r#"{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}"#;
+        let add = |more: &[&str]| {
+            let args = ["add", "net", container.path(), "--id", "c1", "--capability-args", wanted];
+            ok(host.command("cni-all", &[&args[..], more].concat()))
+        };
+        let lines = add(&["--dry-run"]);
+        let is_setting = |line: &&str| line.contains("route_localnet");
+        let told: Vec<&str> = lines.lines().filter(is_setting).collect();
+        let [told] = told.as_slice() else { panic!("{link}: {told:?} in {lines}") };
+        assert!(told.starts_with(&format!("sysctl -w net/ipv4/conf/{link}")), "{told}");
+        add(&[]);
+        let set = shell(&host.node, "cd /proc/sys/net/ipv4/conf; grep -lx 1 */route_localnet");
+        assert_eq!(*told, format!("sysctl -w net/ipv4/conf/{}=1", set.trim()));
+        ok(host.command("cni-all", &["del", "net", container.path(), "--id", "c1"]));
+    }
+}
+
+#[test]
 fn a_dry_run_leaves_the_files_of_delegates_alone_too() {
     require_netns!();
     let host = Host::new();

@@ -1,5 +1,6 @@
 //! Changes of links and addresses that are recorded and not made; see [`crate::kernel::dry_run`].
 
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 
 use ipnet::{IpNet, Ipv6Net};
@@ -214,6 +215,19 @@ impl Handle {
             }
         });
         listed
+    }
+
+    /// The route to an address by what would be added, if any: the narrowest, and no default route.
+    pub(super) fn route_dry(&self, place: Place, to: IpAddr) -> Option<Route> {
+        with(|recording| {
+            let added = difference(recording, place).routes.iter().filter_map(|change| match change {
+                Change::AddRoute(spec) | Change::ReplaceRoute(spec) => Some(route_of(spec)),
+                _ => None,
+            });
+            let leads = added.filter(|route| route.dst.prefix_len() > 0 && route.dst.contains(&to));
+            leads.max_by_key(|route| route.dst.prefix_len())
+        })
+        .flatten()
     }
 
     /// The links of the namespace as they would be; `listed` are those that the kernel tells.

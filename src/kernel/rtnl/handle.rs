@@ -214,6 +214,9 @@ impl Handle {
 
     /// The route that a packet to this address takes; ENETUNREACH and the like when there is none.
     pub fn route_to(&mut self, to: IpAddr) -> Result<Option<Route>> {
+        if let Some(route) = self.dry_run.as_ref().and_then(|(place, _)| self.route_dry(*place, to)) {
+            return Ok(Some(route));
+        }
         let found = self.dump(
             &format!("ip route get {to}"),
             |batch| route::encode_get(to, batch),
