@@ -11,7 +11,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use self::files::Copies;
-use super::rtnl::{Address, Link};
+use super::rtnl::{Address, Change, Link};
 use crate::cni::Result;
 
 thread_local! {
@@ -46,6 +46,8 @@ pub(super) struct Difference {
     pub(super) added: Vec<Address>,
     /// Addresses that were removed.
     pub(super) removed: Vec<Address>,
+    /// Changes of routes, in their order, with those that the kernel makes for addresses.
+    pub(super) routes: Vec<Change>,
     /// The other ends of new pairs: index here, namespace and index there.
     pub(super) peers: HashMap<u32, (Place, u32)>,
 }

@@ -29,6 +29,7 @@ mod inputs;
 mod loopback;
 mod masquerade;
 mod portmap;
+mod portmap_contested;
 mod portmap_takeover;
 mod ptp;
 mod reuse;

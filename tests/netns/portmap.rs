@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_millis(700);
 
 /// Both transport protocols that sockets of the standard library speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Transport {
+pub enum Transport {
     Tcp,
     Udp,
 }
@@ -25,7 +25,7 @@ const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Udp];
 
 /// Sends a word from `client` to an address, where a socket of `server` at `port` should get it and answer; the source
 /// address that the server sees.
-fn reach(
+pub fn reach(
     transport: Transport,
     client: &Netns,
     to: (&str, u16),
@@ -79,12 +79,12 @@ fn bind<T>(make: impl Fn() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-fn mapping(protocol: &str, host: u32, container: u32) -> Value {
+pub fn mapping(protocol: &str, host: u32, container: u32) -> Value {
     json!({"hostPort": host, "containerPort": container, "protocol": protocol})
 }
 
 /// portmap behind an attachment of another plugin.
-fn portmap(to: &Attachment, mappings: Value) -> Value {
+pub fn portmap(to: &Attachment, mappings: Value) -> Value {
     json!({
         "cniVersion": "1.1.0", "name": to.config["name"], "type": "portmap",
         "capabilities": {"portMappings": true}, "runtimeConfig": {"portMappings": mappings},
@@ -93,7 +93,7 @@ fn portmap(to: &Attachment, mappings: Value) -> Value {
 }
 
 /// A container on a bridge with 8080 → 80 mapped for TCP and UDP.
-fn mapped<'a>(node: &'a Node, container: &'a Container, more: Value) -> (Attachment<'a>, Attachment<'a>) {
+pub fn mapped<'a>(node: &'a Node, container: &'a Container, more: Value) -> (Attachment<'a>, Attachment<'a>) {
     let link = node.attach(container, "eth0", &dual_stack_config(node));
     let both = json!([mapping("tcp", 8080, 80), mapping("udp", 8080, 80)]);
     let ports = node.attach(container, "eth0", &with(portmap(&link, both), more));
@@ -384,7 +384,7 @@ fn a_host_port_that_another_container_has_is_refused_by_its_name() {
     require_netns!();
     for (backend, owner) in [
         ("nftables", "container first (network net, interface eth0)"),
-        ("iptables", "container first (network net)"),
+        ("iptables", "container first (network net, interface eth0)"),
     ] {
         let node = Node::new();
         let (one, two) = (node.container_named("first"), node.container_named("second"));

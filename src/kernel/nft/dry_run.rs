@@ -39,7 +39,7 @@ impl Socket {
                 let element = self.element(map, key)?;
                 uses.extend(element.and_then(|e| target(&e.data)).map(|chain| (map.table, chain, -1)));
             }
-            Change::AddRule(rule) | Change::InsertRule(rule) => {
+            Change::AddRule(rule) | Change::InsertRule(rule) | Change::InsertBefore(rule, _) => {
                 uses.push((rule.table, rule.chain.clone(), 1));
                 let targets = rule.statements.iter().filter_map(|statement| match statement {
                     Statement::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => Some(chain.clone()),

@@ -28,6 +28,8 @@ pub(super) const NFTA_WITHIN: u16 = 2;
 pub(super) const NFTA_CHAIN_NAME: u16 = 3;
 /// `NFTA_RULE_COMPAT`: says that the rule has xtables expressions, for which protocol.
 const NFTA_RULE_COMPAT: u16 = 5;
+/// `NFTA_RULE_POSITION`: the handle of the rule in front of which the new one is.
+const NFTA_RULE_POSITION: u16 = 6;
 /// `NFTA_RULE_USERDATA`
 pub(super) const NFTA_RULE_USERDATA: u16 = 7;
 /// `NFTA_SET_USERDATA`
@@ -162,6 +164,12 @@ pub(super) fn message(encoder: &mut Encoder, change: &Change, destroy: bool) -> 
         Change::InsertRule(rule) => {
             let mut made = rule_message(encoder, rule)?;
             made.set_flags(create);
+            made
+        }
+        Change::InsertBefore(rule, before) => {
+            let mut made = rule_message(encoder, rule)?;
+            made.set_flags(create);
+            made.put(NFTA_RULE_POSITION, &before.to_be_bytes());
             made
         }
         Change::DeleteRule { table, chain, handle } => {

@@ -295,6 +295,8 @@ pub enum Change {
     AddRule(Rule),
     /// Puts a rule in front of all others of its chain.
     InsertRule(Rule),
+    /// Puts a rule in front of the one with this handle; ENOENT when that is gone.
+    InsertBefore(Rule, u64),
     /// Removes one rule.
     DeleteRule {
         /// Its table.

@@ -20,7 +20,7 @@ pub(super) fn lacking(change: &Change, errno: Errno) -> Option<String> {
             vec!["CONFIG_NF_TABLES", of_family(table.family)]
         }
         Change::AddChain(chain) | Change::CreateChain(chain) => of_chain(chain),
-        Change::AddRule(rule) | Change::InsertRule(rule) => of_rule(rule),
+        Change::AddRule(rule) | Change::InsertRule(rule) | Change::InsertBefore(rule, _) => of_rule(rule),
         _ => return None,
     };
     options.sort_unstable();

@@ -275,8 +275,10 @@ impl Display for Change {
             Change::DestroyElement(map, key) => write!(f, "nft destroy element {map} {{ {key} }}"),
             Change::AddRule(rule) if rule.dialect == Dialect::Iptables => rule.fmt(f),
             Change::AddRule(rule) => write!(f, "nft add rule {rule}"),
-            Change::InsertRule(rule) if rule.dialect == Dialect::Iptables => rule.fmt_iptables(f, "-I"),
-            Change::InsertRule(rule) => write!(f, "nft insert rule {rule}"),
+            Change::InsertRule(rule) | Change::InsertBefore(rule, _) if rule.dialect == Dialect::Iptables => {
+                rule.fmt_iptables(f, "-I")
+            }
+            Change::InsertRule(rule) | Change::InsertBefore(rule, _) => write!(f, "nft insert rule {rule}"),
             Change::DeleteRule { table, chain, handle } => {
                 write!(f, "nft delete rule {table} {chain} handle {handle}")
             }

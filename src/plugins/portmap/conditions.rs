@@ -40,13 +40,17 @@ impl Conditions {
     /// The first word that cannot be expressed.
     pub fn new(key: &'static str, words: Option<Vec<String>>, family: Family) -> Result<Conditions> {
         let conditions = Conditions { key, words: words.unwrap_or_default() };
+        // Left out they would leave the port to everybody.
+        if let Some(blank) = conditions.words.iter().find(|word| word.trim().is_empty()) {
+            return Err(not_a_condition(key, blank));
+        }
         conditions.alternatives(family, libc::IPPROTO_TCP as u8)?;
         Ok(conditions)
     }
 
     /// Whose words they are; `None` when there are none.
     pub fn language(&self) -> Option<Language> {
-        let first = self.words.first().filter(|word| !word.is_empty())?;
+        let first = self.words.first()?;
         Some(if first.starts_with(['-', '!']) { Language::Iptables } else { Language::Nft })
     }
 
@@ -93,6 +97,10 @@ impl Conditions {
     }
 }
 
+fn not_a_condition(key: &str, word: &str) -> Error {
+    Error::config(format!("{key}: {word:?} is not a condition that port mappings can have"))
+}
+
 fn inverted(statement: Statement) -> Statement {
     match statement {
         Statement::Within { side, net, inside } => Statement::Within { side, net, inside: !inside },
@@ -130,8 +138,7 @@ impl Reader {
     }
 
     fn unknown(&self, word: &str) -> Error {
-        let key = self.key;
-        Error::config(format!("{key}: {word:?} is not a condition that port mappings can have"))
+        not_a_condition(self.key, word)
     }
 
     fn not_a(&self, what: &str, word: &str) -> Error {
@@ -161,7 +168,7 @@ impl Reader {
             }
             "-i" | "--in-interface" => {
                 let name = self.need(&option)?;
-                vec![Statement::Only(Condition::InputName(name.replace('+', "*")))]
+                vec![self.link(&name.replace('+', "*"))?]
             }
             "--sport" | "--source-port" => {
                 let value = self.need(&option)?;
@@ -216,8 +223,7 @@ impl Reader {
                 let side = self.side(&word)?;
                 self.compared(|own, text| own.net(side, text))
             }
-            "iifname" => self
-                .compared(|_, text| Ok(Statement::Only(Condition::InputName(text.trim_matches('"').into())))),
+            "iifname" => self.compared(|own, text| own.link(text.trim_matches('"'))),
             "mark" => {
                 let mask = match self.skip("&") || self.skip("and") {
                     true => {
@@ -276,11 +282,22 @@ impl Reader {
                     any.push(read(self, &word)?);
                 }
             }
+            // Not one of none: always so.
+            if any.is_empty() {
+                return Err(self.unknown("{ }"));
+            }
         } else {
             let word = self.need(if not { "!=" } else { "a condition" })?;
             any.push(read(self, &word)?);
         }
         Ok(Clause { any, not })
+    }
+
+    fn link(&self, name: &str) -> Result<Statement> {
+        match name {
+            "" => Err(self.not_a("the name of a link", name)),
+            name => Ok(Statement::Only(Condition::InputName(name.to_owned()))),
+        }
     }
 
     fn net(&self, side: Side, text: &str) -> Result<Statement> {
@@ -417,6 +434,19 @@ mod tests {
             (&["ct state new"], "conditionsV4: \"ct\" is not a condition that port mappings can have"),
             (&["tcp dport 80"], "conditionsV4: \"dport\" is not a condition that port mappings can have"),
             (&["ip saddr { 1.1.1.1"], "conditionsV4: something must follow \"{\""),
+            (
+                &["", "-s", "192.0.2.0/24"],
+                "conditionsV4: \"\" is not a condition that port mappings can have",
+            ),
+            (
+                &["", "ip saddr 192.0.2.0/24"],
+                "conditionsV4: \"\" is not a condition that port mappings can have",
+            ),
+            (&[""], "conditionsV4: \"\" is not a condition that port mappings can have"),
+            (&[" \t"], "conditionsV4: \" \\t\" is not a condition that port mappings can have"),
+            (&["-s", "192.0.2.1", ""], "conditionsV4: \"\" is not a condition that port mappings can have"),
+            (&["ip saddr != { }"], "conditionsV4: \"{ }\" is not a condition that port mappings can have"),
+            (&["iifname \"\""], "conditionsV4: \"\" is not the name of a link"),
             (&["fib saddr type nowhere"], "conditionsV4: \"nowhere\" is not an address type"),
         ] {
             assert_eq!(read(words, Family::Ip).unwrap_err().msg(), says);

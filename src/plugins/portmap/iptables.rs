@@ -16,17 +16,20 @@
 //! rules without belong to every attachment of the container to the network, as they do for the Go plugin. What is
 //! shared by all stays, as the Go plugin leaves it.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use nix::libc;
 
-use super::conf::{Conf, protocol_name};
+use super::conf::Conf;
 use super::record::Record;
+use super::taken::{Reach, Taken, conditions, ports, protocol, read, refuse_covered};
+use super::{maps, upstream};
 use crate::attach::Attachment;
 use crate::attach::masquerade::maps::{FAMILIES, differs};
 use crate::attach::masquerade::names;
-use crate::cni::{Code, Error, Result};
+use crate::cni::{Error, Result};
 use crate::kernel::nft::{
     Base, Chain, Change, Condition, Dialect, Family, Hook, Kind, ListedRule, Route, Rule, Side, Socket,
     Statement, Step, Table, Verdict, program,
@@ -146,26 +149,33 @@ impl<'a> Own<'a> {
             let ports: Vec<u16> = own.map(|mapping| mapping.host_port).collect();
             for ports in ports.chunks(PORTS) {
                 for more in conf.conditions(self.family).alternatives(self.family, protocol)? {
-                    let ports = Statement::Only(Condition::DestinationPorts(ports.to_vec()));
-                    let mut statements = vec![Statement::Only(Condition::Protocol(protocol)), ports];
-                    statements.extend(more);
-                    statements.push(jump(&self.chain));
-                    // The order in which iptables itself writes them.
-                    statements.sort_by_key(place);
-                    let entry = rule(self.family, DNAT, statements);
-                    all.push(self.tagged(Rule { comment: Some(self.comment.clone()), ..entry }));
+                    all.push(self.entry(protocol, ports, more));
                 }
             }
         }
         Ok(all)
     }
 
-    /// The rules that lead to the container's chain now, whosever.
-    fn listed_entries(&self, nft: &mut Socket) -> Result<Vec<ListedRule>> {
-        let rules = nft.rules(table(self.family), Some(DNAT))?;
-        Ok(rules.into_iter().filter(|rule| rule.target() == Some(&self.chain)).collect())
+    /// A rule that leads to the container's chain.
+    fn entry(&self, protocol: u8, ports: &[u16], more: Vec<Statement>) -> Rule {
+        let ports = Statement::Only(Condition::DestinationPorts(ports.to_vec()));
+        let mut statements = vec![Statement::Only(Condition::Protocol(protocol)), ports];
+        statements.extend(more);
+        statements.push(jump(&self.chain));
+        // The order in which iptables itself writes them.
+        statements.sort_by_key(place);
+        let entry = rule(self.family, DNAT, statements);
+        self.tagged(Rule { comment: Some(self.comment.clone()), ..entry })
+    }
+
+    /// Whether a rule of a chain that all share is this attachment's.
+    fn has_entry(&self, rule: &ListedRule) -> bool {
+        rule.target() == Some(&self.chain) && self.has(rule)
     }
 }
+
+/// A rule, and in front of which other it must be, by that one's handle.
+type Placed = (Rule, Option<u64>);
 
 fn place(statement: &Statement) -> u8 {
     match statement {
@@ -198,16 +208,25 @@ pub fn plan_add(nft: &mut Socket, at: &Attachment, conf: &Conf, container: &[IpN
     for net in container {
         let own = Own::new(at, Family::of(net.addr()));
         let records = Record::all(&conf.mappings, net.addr());
+        let conditional = conf.conditions(own.family).language().is_some();
         plan_shared(nft, conf, own.family, &mut changes)?;
-        let entries = own.entries(conf)?;
-        refuse_contested(nft, &own, &entries, &records)?;
+        let by_upstream = upstream::taken(nft, at, &records)?;
+        refuse_covered(&by_upstream, &records, conditional)?;
+        changes.extend(upstream::plan_stale(net.addr(), &by_upstream));
+        maps::plan_after_rules(nft, at, &records, conditional, &mut changes)?;
+        let mut others = taken(nft, at, &records)?;
+        plan_stale(nft, net.addr(), &others, &mut changes)?;
+        others.retain(|taken| !taken.is_stale(net.addr()));
+        refuse_contested(&own, conf, &records, &others)?;
         if nft.chain(table(own.family), &own.chain)?.is_none() {
             changes.push(Change::CreateChain(chain(own.family, &own.chain)));
         }
-        let former = nft.rules(table(own.family), Some(&own.chain))?;
-        plan_rules(&own, &former, own.rules(conf, *net), &mut changes)?;
-        let former = own.listed_entries(nft)?;
-        plan_rules(&own, &former, entries, &mut changes)?;
+        let listed = nft.rules(table(own.family), Some(&own.chain))?;
+        let rules = placed(own.rules(conf, *net), &listed, &others);
+        plan_rules(&own, &listed, |rule| own.has(rule), rules, &mut changes)?;
+        let listed = nft.rules(table(own.family), Some(DNAT))?;
+        let entries = placed_entries(&own, conf, &records, &listed, &others)?;
+        plan_rules(&own, &listed, |rule| own.has_entry(rule), entries, &mut changes)?;
     }
     Ok(changes)
 }
@@ -243,129 +262,181 @@ fn plan_shared(nft: &mut Socket, conf: &Conf, family: Family, changes: &mut Vec<
 }
 
 /// Replaces the attachment's rules among those listed, unless they are what is wanted.
-fn plan_rules(own: &Own, listed: &[ListedRule], wanted: Vec<Rule>, changes: &mut Vec<Change>) -> Result<()> {
-    let former: Vec<&ListedRule> = listed.iter().filter(|rule| own.has(rule)).collect();
-    let steps = wanted.iter().map(program).collect::<Result<Vec<_>>>()?;
-    let tagged = former.iter().all(|rule| rule.tag.is_some());
-    if tagged && former.iter().map(|rule| &rule.steps).eq(&steps) {
+fn plan_rules(
+    own: &Own,
+    listed: &[ListedRule],
+    is_own: impl Fn(&ListedRule) -> bool,
+    wanted: Vec<Placed>,
+    changes: &mut Vec<Change>,
+) -> Result<()> {
+    let former: Vec<&ListedRule> = listed.iter().filter(|rule| is_own(rule)).collect();
+    let mut are_there = former.len() == wanted.len() && former.iter().all(|rule| rule.tag.is_some());
+    for (rule, (wanted, before)) in former.iter().zip(&wanted) {
+        are_there = are_there && rule.steps == program(wanted)? && is_before(rule.handle, *before, listed);
+    }
+    if are_there {
         return Ok(());
     }
     changes.extend(former.into_iter().map(|rule| delete(rule, own.family)));
-    changes.extend(wanted.into_iter().map(Change::AddRule));
+    changes.extend(wanted.into_iter().map(|(rule, before)| match before {
+        Some(before) => Change::InsertBefore(rule, before),
+        None => Change::AddRule(rule),
+    }));
     Ok(())
 }
 
-/// Another container's rules for the same port would go first, and everything to that container. They only count
-/// while they lead to another address: an address given to this container is that of one that is gone.
-fn refuse_contested(nft: &mut Socket, own: &Own, entries: &[Rule], records: &[Record]) -> Result<()> {
-    let wanted = entries.iter().map(program).collect::<Result<Vec<_>>>()?;
-    for entry in nft.rules(table(own.family), Some(DNAT))? {
-        let Some(target) = entry.target().filter(|target| *target != own.chain) else { continue };
-        let same = |steps: &Vec<Step>| {
-            conditions(steps) == conditions(&entry.steps) && share_a_port(steps, &entry.steps)
+/// Whether a listed rule comes before another one, if there must be one.
+fn is_before(handle: u64, other: Option<u64>, listed: &[ListedRule]) -> bool {
+    let first = |rule: &&ListedRule| rule.handle == handle || Some(rule.handle) == other;
+    other.is_none() || listed.iter().find(first).is_some_and(|rule| rule.handle == handle)
+}
+
+/// Refuses mappings that another attachment has: its entry would go first, and everything to it.
+///
+/// The attachments of one container share its chain, in which there are no conditions.
+fn refuse_contested(own: &Own, conf: &Conf, records: &[Record], others: &[Taken]) -> Result<()> {
+    let wanted = own.entries(conf)?.iter().map(program).collect::<Result<Vec<_>>>()?;
+    for taken in others {
+        let contested = |record: &&Record| {
+            let same = |steps: &Vec<Step>| conditions(steps, record) == taken.conditions();
+            let conditional = || wanted.iter().any(|steps| !conditions(steps, record).is_empty());
+            taken.is_at(record)
+                && match taken.rule.chain == own.chain {
+                    false => taken.record.host_ip == record.host_ip && wanted.iter().any(same),
+                    true => {
+                        taken.record.host_ip == record.host_ip || taken.reach().conditional || conditional()
+                    }
+                }
         };
-        if !wanted.iter().any(same) {
+        if records.iter().any(|record| contested(&record)) {
+            return Err(taken.refused());
+        }
+    }
+    Ok(())
+}
+
+/// Where rules of the container's chain must be: those for one address of the host before what another attachment of
+/// the container has at one of these ports.
+fn placed(rules: Vec<Rule>, listed: &[ListedRule], others: &[Taken]) -> Vec<Placed> {
+    let is_others = |rule: &&ListedRule| {
+        others.iter().any(|taken| (&taken.rule.chain, &taken.rule.tag) == (&rule.chain, &rule.tag))
+    };
+    let first = listed.iter().find(is_others).map(|rule| rule.handle);
+    let at_one = |part: &Statement| matches!(part, Statement::Within { side: Side::Destination, .. });
+    let place = |rule: Rule| {
+        let before = first.filter(|_| rule.statements.iter().any(at_one));
+        (rule, before)
+    };
+    let mut placed: Vec<Placed> = rules.into_iter().map(place).collect();
+    placed.sort_by_key(|(_, before)| before.is_none());
+    placed
+}
+
+/// The rules that lead to the container's chain, and where they must be: last, as the Go plugin has them. A mapping that
+/// others' entries would leave nothing there, and that goes first, has one more in front of these.
+fn placed_entries(
+    own: &Own,
+    conf: &Conf,
+    records: &[Record],
+    listed: &[ListedRule],
+    others: &[Taken],
+) -> Result<Vec<Placed>> {
+    let entries = own.entries(conf)?;
+    let steps = entries.iter().map(program).collect::<Result<Vec<_>>>()?;
+    let conditions = conf.conditions(own.family);
+    let mut first: Vec<Placed> = Vec::new();
+    for record in records {
+        let reach = Reach { host_ip: record.host_ip, conditional: conditions.language().is_some() };
+        let is_after = |taken: &&Taken| {
+            taken.is_at(record) && taken.rule.chain != own.chain && reach.goes_before(taken.reach())
+        };
+        let after = others.iter().filter_map(|taken| Some(taken).filter(is_after)?.entry.as_ref()).next();
+        let Some(after) = after.map(|entry| entry.handle) else { continue };
+        let is_usual = |rule: &&ListedRule| {
+            own.has_entry(rule)
+                && steps.contains(&rule.steps)
+                && protocol(rule) == Some(record.protocol)
+                && ports(rule).is_some_and(|ports| ports.contains(&record.host_port))
+        };
+        let usual = listed.iter().find(is_usual);
+        if usual.is_some_and(|usual| is_before(usual.handle, Some(after), listed)) {
             continue;
         }
-        for taken in
-            nft.rules(table(own.family), Some(target))?.iter().filter_map(|rule| read(rule, own.family))
+        let at_one = Some(record.host_ip).filter(|host_ip| !host_ip.is_unspecified());
+        let at_one = at_one.map(|host_ip| Statement::Within {
+            side: Side::Destination,
+            net: host_ip.into(),
+            inside: true,
+        });
+        for more in conditions.alternatives(own.family, record.protocol)? {
+            let more = at_one.iter().cloned().chain(more).collect();
+            first.push((own.entry(record.protocol, &[record.host_port], more), Some(after)));
+        }
+    }
+    let position = |before: &Option<u64>| listed.iter().position(|rule| Some(rule.handle) == *before);
+    first.sort_by_key(|(_, before)| position(before));
+    first.extend(entries.into_iter().map(|rule| (rule, None)));
+    Ok(first)
+}
+
+/// The mappings of other attachments at the ports of these, which are of one family, in the order in which entries lead
+/// to them.
+pub fn taken(nft: &mut Socket, at: &Attachment, records: &[Record]) -> Result<Vec<Taken>> {
+    let Some(family) = records.first().map(Record::family) else { return Ok(Vec::new()) };
+    let (own, table) = (Own::new(at, family), table(family));
+    let mut all = Vec::new();
+    if nft.chain(table, DNAT)?.is_none() {
+        return Ok(all);
+    }
+    let is_wanted = |port: &u16| records.iter().any(|record| record.host_port == *port);
+    let mut chains: BTreeMap<String, Vec<ListedRule>> = BTreeMap::new();
+    for entry in nft.rules(table, Some(DNAT))? {
+        let ports = ports(&entry);
+        let Some(target) = entry.target() else { continue };
+        if (target == own.chain && own.has(&entry))
+            || !ports.iter().flatten().any(is_wanted) && ports.is_some()
         {
-            let contested = |record: &&Record| {
-                (record.protocol, record.host_ip, record.host_port)
-                    == (taken.protocol, taken.host_ip, taken.host_port)
-                    && record.container_ip != taken.container_ip
-            };
-            if let Some(record) = records.iter().find(contested) {
-                let (name, port) = (protocol_name(record.protocol), record.host_port);
-                let owner = owner(entry.comment.as_deref().unwrap_or_default());
-                let what = format!("host port {name} . {port} is mapped already, by {owner}");
-                return Err(Error::new(Code::PORT_IN_USE, what));
+            continue;
+        }
+        if !chains.contains_key(target) {
+            chains.insert(target.to_owned(), nft.rules(table, Some(target))?);
+        }
+        for rule in chains.get(target).into_iter().flatten().filter(|rule| rule.tag == entry.tag) {
+            let Some(record) = read(rule, family) else { continue };
+            let taken = Taken { record, rule: rule.clone(), entry: Some(entry.clone()) };
+            let is_led = ports.as_ref().is_none_or(|ports| ports.contains(&record.host_port))
+                && protocol(&entry).is_none_or(|number| number == record.protocol);
+            if is_led && records.iter().any(|record| taken.is_at(record)) {
+                all.push(taken);
             }
         }
     }
+    Ok(all)
+}
+
+/// The rules that lead to a container's chain now, whosever.
+fn entries_of(nft: &mut Socket, family: Family, chain: &str) -> Result<Vec<ListedRule>> {
+    let rules = nft.rules(table(family), Some(DNAT))?;
+    Ok(rules.into_iter().filter(|rule| rule.target() == Some(chain)).collect())
+}
+
+/// Removes, of mappings that others have, all that there is of the attachments whose address is now another one's.
+pub fn plan_stale(
+    nft: &mut Socket,
+    address: IpAddr,
+    taken: &[Taken],
+    changes: &mut Vec<Change>,
+) -> Result<()> {
+    let family = Family::of(address);
+    let mut stale: BTreeMap<&str, Vec<&Option<String>>> = BTreeMap::new();
+    for taken in taken.iter().filter(|taken| taken.is_stale(address)) {
+        stale.entry(&taken.rule.chain).or_default().push(&taken.rule.tag);
+    }
+    for (chain, tags) in stale {
+        let entries = entries_of(nft, family, chain)?;
+        plan_removal(nft, family, chain, &entries, |rule| tags.contains(&&rule.tag), changes)?;
+    }
     Ok(())
-}
-
-/// The owner that an entry's comment names, as a sentence has it.
-fn owner(comment: &str) -> String {
-    match comment.split('"').collect::<Vec<_>>().as_slice() {
-        ["dnat name: ", network, " id: ", id, ""] => format!("container {id} (network {network})"),
-        _ => format!("rules with the comment {comment:?}"),
-    }
-}
-
-/// An entry without what differs from mapping to mapping.
-fn conditions(steps: &[Step]) -> Vec<&Step> {
-    let own = |step: &&Step| match step {
-        Step::Match(name, _) => name != "comment" && name != "multiport",
-        Step::Verdict { .. } | Step::Counter => false,
-        _ => true,
-    };
-    steps.iter().filter(own).collect()
-}
-
-/// Whether two entries of one protocol have a port in common.
-fn share_a_port(one: &[Step], other: &[Step]) -> bool {
-    let ports = |steps: &[Step]| {
-        steps.iter().find_map(|step| match step {
-            Step::Match(name, info) if name == "multiport" => {
-                // struct xt_multiport_v1: flags, number of ports, ports.
-                let count = usize::from(*info.get(1)?);
-                let ports = info.get(2..)?.chunks_exact(2).take(count);
-                Some(ports.map(|port| u16::from_ne_bytes([port[0], port[1]])).collect::<Vec<u16>>())
-            }
-            _ => None,
-        })
-    };
-    match (ports(one), ports(other)) {
-        (Some(one), Some(other)) => one.iter().any(|port| other.contains(port)),
-        // Someone's own rule: what it jumps to decides.
-        _ => true,
-    }
-}
-
-/// The mapping that a rule of a container's chain makes; `None` for other rules.
-fn read(rule: &ListedRule, family: Family) -> Option<Record> {
-    let steps = rule.steps.as_slice();
-    let compared = |load: fn(&Step) -> bool| {
-        steps.windows(2).find_map(|pair| match pair {
-            [first, Step::Compare { equal: true, data }] if load(first) => Some(data.as_slice()),
-            _ => None,
-        })
-    };
-    let port = |bytes: &[u8], from: fn([u8; 2]) -> u16| Some(from(bytes.get(..2)?.try_into().ok()?));
-    let [protocol] = compared(|step| *step == Step::Protocol)? else { return None };
-    let is_port = |step: &Step| matches!(step, Step::Payload { base: 2, offset: 2, length: 2 });
-    let host_port = match compared(is_port) {
-        Some(bytes) => port(bytes, u16::from_be_bytes)?,
-        // struct xt_sctp_info: destination ports first.
-        None => steps.iter().find_map(|step| match step {
-            Step::Match(name, info) if name == "sctp" => port(info, u16::from_ne_bytes),
-            _ => None,
-        })?,
-    };
-    let (address, container_port) = steps.iter().find_map(|step| match step {
-        Step::Target(name, info) if name == "DNAT" => Some(match info.len() {
-            // Revision 0, struct nf_nat_ipv4_multi_range_compat: number of ranges, flags, addresses, ports.
-            ..32 => (info.get(8..12)?, info.get(16..)?),
-            // struct nf_nat_range and nf_nat_range2: flags, addresses of 16 bytes, ports.
-            _ => (info.get(4..if family == Family::Ip6 { 20 } else { 8 })?, info.get(36..)?),
-        }),
-        _ => None,
-    })?;
-    let container_ip = match <[u8; 4]>::try_from(address) {
-        Ok(octets) => IpAddr::from(octets),
-        Err(_) => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
-    };
-    let host_ip = rule.within(Side::Destination, family).map(|net| net.addr());
-    let any: IpAddr = if family == Family::Ip6 { [0_u16; 8].into() } else { [0; 4].into() };
-    Some(Record {
-        protocol: *protocol,
-        host_ip: host_ip.unwrap_or(any),
-        host_port,
-        container_ip,
-        container_port: port(container_port, u16::from_be_bytes)?,
-    })
 }
 
 /// The mappings that an attachment has now.
@@ -399,7 +470,7 @@ fn plan_del_family(
 ) -> Result<()> {
     let own = Own::new(at, family);
     if nft.chain(table(family), &own.chain)?.is_some() {
-        let entries = own.listed_entries(nft)?;
+        let entries = entries_of(nft, family, &own.chain)?;
         plan_removal(nft, family, &own.chain, &entries, |rule| own.has(rule), changes)?;
     }
     let old = names::old_portmap_chain(at.network, at.container_id);
@@ -475,14 +546,21 @@ pub fn plan_gc(nft: &mut Socket, network: &str, valid: &[(String, String)]) -> R
 pub fn check(nft: &mut Socket, at: &Attachment, conf: &Conf, container: &[IpNet]) -> Result<()> {
     for net in container {
         let own = Own::new(at, Family::of(net.addr()));
-        if Record::all(&conf.mappings, net.addr()).is_empty() {
+        let records = Record::all(&conf.mappings, net.addr());
+        if records.is_empty() {
             continue;
         }
-        let wanted = [shared(conf, own.family), own.entries(conf)?, own.rules(conf, *net)].concat();
-        for rule in wanted {
+        let listed = nft.rules(table(own.family), Some(DNAT))?;
+        let others = taken(nft, at, &records)?;
+        let mut wanted = placed_entries(&own, conf, &records, &listed, &others)?;
+        wanted.extend(
+            [shared(conf, own.family), own.rules(conf, *net)].concat().into_iter().map(|r| (r, None)),
+        );
+        for (rule, before) in wanted {
             let steps = program(&rule)?;
             let listed = nft.rules(rule.table, Some(&rule.chain))?;
-            if !listed.iter().any(|listed| listed.steps == steps) {
+            let found = listed.iter().find(|listed| listed.steps == steps);
+            if found.is_none_or(|found| !is_before(found.handle, before, &listed)) {
                 return Err(differs(format!("missing: {rule}")));
             }
         }

@@ -4,6 +4,7 @@
 //! map `portmappings` says where they are.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -13,10 +14,11 @@ use super::layout::{
     PORTMAP, chain, hairpins, hostips, hostports, index, layout, mapped, martians, places, prepare, rule,
 };
 use super::record::Record;
+use super::taken::{Reach, refused};
 use crate::attach::Attachment;
 use crate::attach::masquerade::maps::{FAMILIES, check_element, compare_rules, differs, drop_unused, table};
 use crate::attach::masquerade::names;
-use crate::cni::{Code, Error, Result};
+use crate::cni::Result;
 use crate::kernel::nft::{
     Chain, Change, Condition, Element, Family, Map, Rule, Side, Socket, Statement, Value, Verdict, program,
 };
@@ -257,12 +259,23 @@ fn plan_elements(nft: &mut Socket, wanted: &Wanted, changes: &mut Vec<Change>) -
         match nft.element(&map, &element.key)? {
             Some(found) if found == element => continue,
             Some(found) => {
-                refuse_contested(&map, &found, &element)?;
+                refuse_contested(nft, wanted, &map, &found)?;
                 changes.push(Change::DestroyElement(map, element.key.clone()));
             }
             None => {}
         }
         changes.push(Change::CreateElement(map, element));
+    }
+    if wanted.conditional.is_some() {
+        // What was mapped without conditions at this address would lead to it whoever comes.
+        for (map, key) in wanted.records.iter().map(|record| record.place(false)) {
+            let Some(found) = nft.element(&map, &key)?.filter(|found| found.comment != wanted.comment) else {
+                continue;
+            };
+            if refuse_contested(nft, wanted, &map, &found).is_ok() {
+                changes.push(Change::DestroyElement(map, key));
+            }
+        }
     }
     for position in 0..former.len().max(wanted.records.len()) {
         let (old, new) = (former.get(position), wanted.records.get(position));
@@ -291,17 +304,13 @@ fn all_places(records: &[Record]) -> Vec<(Map, Value)> {
 
 /// A mapping of another attachment is only replaced when it leads to the same address: that was given to this one
 /// since, so the other is gone.
-fn refuse_contested(map: &Map, found: &Element, wanted: &Element) -> Result<()> {
-    let address = |element: &Element| match &element.data {
-        Value::Joined(parts) => parts.first().cloned(),
-        _ => None,
-    };
-    let gone = address(found).is_some() && address(found) == address(wanted);
-    if found.comment == wanted.comment || !places(map.table.family).contains(map) || gone {
-        return Ok(());
+fn refuse_contested(nft: &mut Socket, wanted: &Wanted, map: &Map, found: &Element) -> Result<()> {
+    let own = wanted.records.first().map(|record| record.container_ip);
+    let contested = found.comment != wanted.comment && places(wanted.family).contains(map);
+    if contested && leads_to(nft, wanted.family, found)? != own {
+        return Err(refused(&found.key, &owner(&found.comment)));
     }
-    let what = format!("host port {} is mapped already, by {}", wanted.key, owner(&found.comment));
-    Err(Error::new(Code::PORT_IN_USE, what))
+    Ok(())
 }
 
 /// The owner that an element's comment names, as a sentence has it.
@@ -311,6 +320,67 @@ fn owner(comment: &str) -> String {
             format!("container {id} (network {network}, interface {ifname})")
         }
         _ => format!("an entry with the comment {comment:?}"),
+    }
+}
+
+/// Refuses mappings for rules, which come before our maps, that leave those of others nothing there; what removes those
+/// of containers that are gone.
+///
+/// # Errors
+/// [`crate::cni::Code::PORT_IN_USE`], with the owner.
+pub fn plan_after_rules(
+    nft: &mut Socket,
+    at: &Attachment,
+    records: &[Record],
+    conditional: bool,
+    changes: &mut Vec<Change>,
+) -> Result<()> {
+    let Some(first) = records.first() else { return Ok(()) };
+    let own = names::element_comment(at);
+    for under in [false, true] {
+        let mut found: Vec<(Map, Value)> = records.iter().map(|record| record.place(under)).collect();
+        if records.iter().any(|record| record.host_ip.is_unspecified()) {
+            let map = hostips(first.family(), under);
+            found.extend(nft.elements(&map)?.into_iter().map(|element| (map, element.key)));
+        }
+        let mut seen = HashSet::new();
+        found.retain(|(map, key)| seen.insert((map.name, key.clone())));
+        for (map, key) in found {
+            let Value::Joined(parts) = &key else { continue };
+            let (protocol, host_ip, port) = match parts.as_slice() {
+                [Value::Protocol(protocol), Value::Port(port)] => (*protocol, [0; 4].into(), *port),
+                [Value::Protocol(protocol), Value::Address(host_ip), Value::Port(port)] => {
+                    (*protocol, *host_ip, *port)
+                }
+                _ => continue,
+            };
+            let reach = Reach { host_ip, conditional: under };
+            let covered = |record: &&Record| {
+                (record.protocol, record.host_port) == (protocol, port)
+                    && Reach { host_ip: record.host_ip, conditional }.covers(reach)
+            };
+            let Some(record) = records.iter().find(covered) else { continue };
+            let Some(element) = nft.element(&map, &key)?.filter(|element| element.comment != own) else {
+                continue;
+            };
+            if leads_to(nft, record.family(), &element)? != Some(record.container_ip) {
+                return Err(refused(&key, &owner(&element.comment)));
+            }
+            changes.push(Change::DestroyElement(map, key));
+        }
+    }
+    Ok(())
+}
+
+/// The container's address that an element leads to: a chain with conditions is said to by its attachment's entries in
+/// the index.
+fn leads_to(nft: &mut Socket, family: Family, element: &Element) -> Result<Option<IpAddr>> {
+    match &element.data {
+        Value::Joined(parts) => Ok(parts.iter().find_map(|part| match part {
+            Value::Address(address) => Some(*address),
+            _ => None,
+        })),
+        _ => Ok(indexed(nft, family, &element.comment)?.first().map(|record| record.container_ip)),
     }
 }
 

@@ -8,6 +8,7 @@ mod iptables;
 mod layout;
 mod maps;
 mod record;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -209,9 +210,9 @@ impl Plugin for Portmap {
         let Some(nft) = kernel.nft_if_there()? else { return Ok(()) };
         let valid: Vec<(String, String)> = valid.into_iter().map(|v| (v.container_id, v.ifname)).collect();
         let network = &req.config.name;
-        let ours = |nft: &mut nft::Socket| maps::plan_gc(nft, network, &valid);
-        let iptables = |nft: &mut nft::Socket| iptables::plan_gc(nft, network, &valid);
-        masquerade::commit_all(nft, &[&ours, &iptables])
+        let ours = nft.commit(|nft| maps::plan_gc(nft, network, &valid));
+        let iptables = nft.commit_exclusive(|nft| iptables::plan_gc(nft, network, &valid));
+        Error::all([ours, iptables].into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
     }
 
     fn status(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
@@ -227,10 +228,31 @@ impl Plugin for Portmap {
 fn add(of: &Attachment, conf: &Conf, container: &[IpNet], kernel: &mut Kernel) -> Result<()> {
     let nft = kernel.nft()?;
     match conf.backend {
-        Backend::Nftables => nft.commit(|nft| maps::plan_add(nft, of, conf, container)),
-        Backend::Iptables => nft.commit(|nft| iptables::plan_add(nft, of, conf, container)),
-    }?;
+        Backend::Nftables => {
+            nft.commit(|nft| plan_add(nft, of, conf, container))?;
+            // Once more: the kernel does not refuse a port that rules got between look and commit.
+            nft.commit(|nft| taken::plan_before_maps(nft, of, conf, container))?;
+        }
+        Backend::Iptables => nft.commit_exclusive(|nft| plan_add(nft, of, conf, container))?,
+    }
     lead(&records(conf, container), conf, container, kernel)
+}
+
+/// What makes the mappings in the configuration's layout.
+fn plan_add(
+    nft: &mut nft::Socket,
+    of: &Attachment,
+    conf: &Conf,
+    container: &[IpNet],
+) -> Result<Vec<nft::Change>> {
+    match conf.backend {
+        Backend::Nftables => {
+            let mut changes = taken::plan_before_maps(nft, of, conf, container)?;
+            changes.extend(maps::plan_add(nft, of, conf, container)?);
+            Ok(changes)
+        }
+        Backend::Iptables => iptables::plan_add(nft, of, conf, container),
+    }
 }
 
 /// The mappings of a configuration, in full.
@@ -252,18 +274,13 @@ fn replace(of: &Attachment, conf: &Conf, prev: &CniResult, kernel: &mut Kernel) 
     let mut chains = BTreeSet::new();
     // What it plans is planned again below: these are the chains that may be left without use.
     maps::plan_del(nft, of, &mut chains)?;
-    nft.commit(|nft| {
+    nft.commit_exclusive(|nft| {
         let mut changes = upstream::plan_del(nft, of, &known)?;
         match conf.backend {
-            Backend::Nftables => {
-                changes.extend(iptables::plan_del(nft, of)?);
-                changes.extend(maps::plan_add(nft, of, conf, &container)?);
-            }
-            Backend::Iptables => {
-                changes.extend(maps::plan_del(nft, of, &mut BTreeSet::new())?);
-                changes.extend(iptables::plan_add(nft, of, conf, &container)?);
-            }
+            Backend::Nftables => changes.extend(iptables::plan_del(nft, of)?),
+            Backend::Iptables => changes.extend(maps::plan_del(nft, of, &mut BTreeSet::new())?),
         }
+        changes.extend(plan_add(nft, of, conf, &container)?);
         Ok(changes)
     })?;
     nft.commit(|nft| plan_unused(nft, &chains))?;
@@ -333,9 +350,14 @@ fn remove(of: &Attachment, known: &[IpAddr], kernel: &mut Kernel) -> Result<()> 
     records.extend(iptables::records(nft, of)?);
     let chains = RefCell::default();
     let ours = |nft: &mut nft::Socket| maps::plan_del(nft, of, &mut chains.borrow_mut());
-    let iptables = |nft: &mut nft::Socket| iptables::plan_del(nft, of);
     let upstream = |nft: &mut nft::Socket| upstream::plan_del(nft, of, known);
-    masquerade::commit_all(nft, &[&ours, &iptables, &upstream])?;
+    let removed = masquerade::commit_all(nft, &[&ours, &upstream]);
+    // Which of two DELs of a container leaves its chain empty, each only knows when nothing else changes meanwhile.
+    let iptables = iptables::plan_del(nft, of).and_then(|changes| match changes.is_empty() {
+        true => Ok(()),
+        false => nft.commit_exclusive(|nft| iptables::plan_del(nft, of)),
+    });
+    Error::all([removed, iptables].into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)?;
     nft.commit(|nft| plan_unused(nft, &chains.borrow()))?;
     if !records.is_empty() {
         kernel.close_nft_late();

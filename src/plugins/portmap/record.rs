@@ -1,6 +1,6 @@
 //! A mapping in full, for one family: from where to where.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::conf::{Mapping, protocol_name};
@@ -22,7 +22,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// What the mappings are for one address of the container, each once.
+    /// What the mappings are for one address of the container, each once. Of those of one port, the ones at an address
+    /// of the host come first: everything else is in the order given.
     pub fn all(mappings: &[Mapping], container_ip: IpAddr) -> Vec<Record> {
         let mut all: Vec<Record> = Vec::new();
         let mut seen = HashSet::new();
@@ -39,6 +40,13 @@ impl Record {
                 all.push(record);
             }
         }
+        let mut first: HashMap<(u8, u16), usize> = HashMap::new();
+        for (position, record) in all.iter().enumerate() {
+            first.entry((record.protocol, record.host_port)).or_insert(position);
+        }
+        all.sort_by_key(|record| {
+            (first.get(&(record.protocol, record.host_port)).copied(), record.host_ip.is_unspecified())
+        });
         all
     }
 

@@ -174,11 +174,7 @@ fn the_attachments_of_one_container_share_its_chain() {
     in_namespace("the_attachments_of_one_container_share_its_chain", || {
         let mut nft = Socket::open().unwrap();
         let second = Attachment { ifname: "eth1", ..AT };
-        let port = |n: u16| {
-            conf(&format!(
-                r#","backend":"iptables","runtimeConfig":{{"portMappings":[{{"hostPort":{n},"containerPort":80,"protocol":"tcp"}}]}}"#
-            ))
-        };
+        let port = |n| port("iptables", n);
         for (at, n, net) in [(&AT, 1, "10.1.0.5/16"), (&second, 2, "10.2.0.5/16")] {
             nft.commit(|nft| iptables::plan_add(nft, at, &port(n), &nets(net))).unwrap();
         }
@@ -195,6 +191,83 @@ fn the_attachments_of_one_container_share_its_chain() {
         let valid = [("c1".to_owned(), "eth0".to_owned())];
         nft.commit(|nft| iptables::plan_gc(nft, "mynet", &valid)).unwrap();
         assert!(!ruleset().contains("CNI-DN"), "{}", ruleset());
+    });
+}
+
+/// Does two things at the same moment, and says how they went.
+fn at_once(
+    one: impl FnOnce() -> Result<()> + Send,
+    two: impl FnOnce() -> Result<()> + Send,
+) -> [Result<()>; 2] {
+    let barrier = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            barrier.wait();
+            one()
+        });
+        barrier.wait();
+        let second = two();
+        [first.join().unwrap(), second]
+    })
+}
+
+fn port(backend: &str, n: u16) -> Conf {
+    conf(&format!(
+        r#","backend":"{backend}","runtimeConfig":{{"portMappings":[{{"hostPort":{n},"containerPort":80,"protocol":"tcp"}}]}}"#
+    ))
+}
+
+#[test]
+fn of_two_that_ask_for_a_port_at_once_one_gets_it() {
+    in_namespace("of_two_that_ask_for_a_port_at_once_one_gets_it", || {
+        let other = Attachment { container_id: "c2", ..AT };
+        let add_it = |at: &Attachment, backend: &str, net: &str| {
+            let (conf, known) = (port(backend, 8080), nets(net));
+            or_take_back(&mut Kernel::new(false), |kernel, undo| {
+                undo.push(|kernel| remove(at, &[known[0].addr()], kernel));
+                add(at, &conf, &known, kernel)
+            })
+        };
+        for (first, second) in [("iptables", "iptables"), ("iptables", "nftables"), ("nftables", "nftables")]
+        {
+            for round in 0..15 {
+                let outcomes =
+                    at_once(|| add_it(&AT, first, "10.1.0.5/16"), || add_it(&other, second, "10.1.0.6/16"));
+                let refused: Vec<u32> =
+                    outcomes.iter().filter_map(|o| o.as_ref().err()).map(|e| e.code().0).collect();
+                assert_eq!(refused, [102], "{first} {second}, round {round}\n{}", ruleset());
+                for (at, outcome) in [&AT, &other].into_iter().zip(&outcomes) {
+                    assert_eq!(has_mappings(at, &mut Kernel::new(false)), outcome.is_ok(), "round {round}");
+                    remove(at, &[], &mut Kernel::new(false)).unwrap();
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn what_containers_share_is_made_once_and_what_they_do_not_goes_with_them() {
+    in_namespace("what_containers_share_is_made_once_and_what_they_do_not_goes_with_them", || {
+        let second = Attachment { ifname: "eth1", ..AT };
+        for round in 0..20 {
+            let add = |at, n, net| add(at, &port("iptables", n), &nets(net), &mut Kernel::new(false));
+            for outcome in at_once(|| add(&AT, 1, "10.1.0.5/16"), || add(&second, 2, "10.1.0.6/16")) {
+                outcome.unwrap();
+            }
+            let listed = sh("iptables-nft -t nat -S | grep -e -A | grep -v CNI-DN");
+            let mut lines: Vec<&str> = listed.lines().collect();
+            assert_eq!(lines.len(), 5, "round {round}\n{listed}");
+            lines.sort_unstable();
+            lines.dedup();
+            assert_eq!(lines.len(), 5, "round {round}\n{listed}");
+            let del = |at| remove(at, &[], &mut Kernel::new(false));
+            for outcome in at_once(|| del(&AT), || del(&second)) {
+                outcome.unwrap();
+            }
+            let left = ruleset();
+            assert!(!left.contains("CNI-DN"), "round {round}\n{left}");
+            sh("nft flush ruleset");
+        }
     });
 }
 
