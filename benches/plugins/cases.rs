@@ -426,6 +426,7 @@ fn quiet(limit: Duration) -> io::Result<()> {
 fn empty_program(world: &World, name: &str, compiler: &str, flags: &[&str]) -> io::Result<Option<PathBuf>> {
     let (source, program) = (world.path("empty.c"), world.path(&name.replace(' ', "-")));
     fs::write(&source, "int main(void) { return 0; }\n")?;
-    let compiled = Command::new(compiler).args(flags).arg("-O1").arg("-o").arg(&program).arg(&source).output();
+    let compiled =
+        Command::new(compiler).args(flags).arg("-O1").arg("-o").arg(&program).arg(&source).output();
     Ok(compiled.is_ok_and(|output| output.status.success()).then_some(program))
 }
