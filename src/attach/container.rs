@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::owner::Owner;
+use super::teardown::known_addresses;
+use super::{Attachment, veth};
 use crate::cni::{Error, Request, Result, ResultExt};
 use crate::kernel::netns::Netns;
 use crate::kernel::rtnl::{AddressWatch, Change, Handle, Link, SetLink};
@@ -71,6 +74,27 @@ impl Container {
         };
         let rtnl = netns.enter(Handle::open)?;
         Ok(Some(Container { netns, rtnl }))
+    }
+
+    /// Whether an interface of this namespace is the attachment's: `CNI_NETNS` may name another container's namespace by
+    /// now. The interface's alias says so, or that of the host's end of its pair, whatever the name of the network: another
+    /// list may have made it. Where neither does, one with other addresses than prevResult's is another's; else `None`,
+    /// nobody knows.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn is_own(&mut self, link: &Link, req: &Request, host: &mut Handle) -> Result<Option<bool>> {
+        let end = veth::peer(host, link)?;
+        let aliases = [Some(link), end.as_ref()].into_iter().flatten();
+        if let Some(owner) = aliases.filter_map(|link| Owner::parse(&link.alias)).next() {
+            return Ok(Some(owner.is_interface(&Attachment::of(req))));
+        }
+        let known = known_addresses(req, &[]);
+        let mut present = self.rtnl.addresses(link.index)?;
+        // RT_SCOPE_UNIVERSE, linux/rtnetlink.h: those of the link say nothing.
+        present.retain(|address| address.scope == 0);
+        let is_unlike = !present.iter().any(|address| known.contains(&address.net.addr()));
+        Ok((is_unlike && !known.is_empty() && !present.is_empty()).then_some(false))
     }
 
     /// Refuses to go on when the interface exists already: it belongs to somebody.

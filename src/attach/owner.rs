@@ -54,7 +54,12 @@ impl Owner {
 
     /// Whether it names this attachment.
     pub fn is(&self, of: &Attachment<'_>) -> bool {
-        self.is_on(of.network) && self.container_id == abbreviate(of.container_id) && self.ifname == of.ifname
+        self.is_on(of.network) && self.is_interface(of)
+    }
+
+    /// Whether it names this interface of this container, on whatever network.
+    pub fn is_interface(&self, of: &Attachment<'_>) -> bool {
+        self.container_id == abbreviate(of.container_id) && self.ifname == of.ifname
     }
 
     /// Whether it names this network.

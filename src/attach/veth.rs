@@ -148,6 +148,16 @@ pub fn host_ends(host: &mut Handle, of: &Attachment<'_>) -> Result<Vec<Link>> {
     Ok(links.into_iter().flatten().filter(|link| belongs(link, of)).collect())
 }
 
+/// The other end of the pair that `inside` is of; `None` for a link of another kind, and when that end is not on the host:
+/// indexes mean nothing elsewhere.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn peer(host: &mut Handle, inside: &Link) -> Result<Option<Link>> {
+    let Some(index) = inside.peer.filter(|_| inside.kind == "veth") else { return Ok(None) };
+    Ok(host.link_by_index(index)?.filter(|end| end.kind == "veth" && end.peer == Some(inside.index)))
+}
+
 /// Removes the pair, wherever an end of it is found: the host's, or for one that a Go plugin made the container's.
 ///
 /// # Errors

@@ -10,10 +10,8 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
-
 use self::files::Copies;
-use super::rtnl::{Address, Link};
+use super::rtnl::{Address, Change, Link};
 use crate::cni::Result;
 
 thread_local! {
@@ -48,8 +46,8 @@ pub(super) struct Difference {
     pub(super) added: Vec<Address>,
     /// Addresses that were removed.
     pub(super) removed: Vec<Address>,
-    /// Destinations of routes that were added, and the index of the link that they leave by.
-    pub(super) routes: Vec<(IpNet, u32)>,
+    /// Changes of routes, in their order, with those that the kernel makes for addresses.
+    pub(super) routes: Vec<Change>,
     /// The other ends of new pairs: index here, namespace and index there.
     pub(super) peers: HashMap<u32, (Place, u32)>,
 }

@@ -265,6 +265,7 @@ fn steps<'a>(from: Side<'a>, to: Side<'a>) -> Result<(Vec<Step<'a>>, Vec<KeyChan
         let change = KeyChange { plugin, key, from: types(from.network)?, to: types(to.network)? };
         return Err(needs_new(&to.network.name, &[change]));
     };
+    let sets_routes = |key: &str| ["ipam.routes", "isDefaultGateway"].contains(&key);
     let moves_routes =
         |value: &Value| plugin_type(value).is_ok_and(|name| ["sbr", "vrf"].contains(&name.as_str()));
     let routes_are_moved = to.network.plugins.iter().any(moves_routes);
@@ -275,7 +276,7 @@ fn steps<'a>(from: Side<'a>, to: Side<'a>) -> Result<(Vec<Step<'a>>, Vec<KeyChan
                 let (was, is) = (derived(from, old)?, derived(to, new)?);
                 let changes = readers.differences(&was, &is)?;
                 let (live, stuck): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| {
-                    readers.is_live(&change.key) && !(routes_are_moved && change.key == "ipam.routes")
+                    readers.is_live(&change.key) && !(routes_are_moved && sets_routes(&change.key))
                 });
                 let (plugin, is_changed) = (readers.plugin, !live.is_empty());
                 steps.push(Step::Stay { from: old, to: new, plugin, is_changed });

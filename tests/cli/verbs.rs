@@ -411,6 +411,43 @@ fn the_lines_of_a_dry_run_typed_in_are_what_add_does() {
 }
 
 #[test]
+fn a_dry_run_knows_the_routes_that_later_plugins_move() {
+    require_netns!();
+    let (host, container) = host();
+    let route = |dst: &str| json!({"dst": dst});
+    let list = json!({"cniVersion": "1.1.0", "name": "net", "plugins": [
+        {"type": "bridge", "bridge": "br0", "isGateway": true, "ipam": {
+            "type": "host-local", "ranges": [[{"subnet": "10.1.0.0/29"}], [{"subnet": "fd00:1::/64"}]],
+            "routes": [route("0.0.0.0/0"), route("192.0.2.0/24"), route("::/0")],
+        }},
+        {"type": "sbr", "gateways": ["10.1.0.6"]},
+    ]});
+    host.configure("10-net.conflist", &list.to_string());
+    let call = |verb: &str, more: &[&str]| {
+        ok(host.command("cni-all", &[&[verb, "net", container.path(), "--id", "c1"], more].concat()))
+    };
+    let state = || {
+        let show =
+            "for t in main 100 101; do ip -d -4 route show table $t; ip -d -6 route show table $t; done
+            ip rule; ip -6 rule";
+        container
+            .eventually("IPv6 works", |netns| !shell(netns, "ip addr show dev eth0").contains("tentative"));
+        shell(&container, show)
+    };
+    let lines = call("add", &["--dry-run"]);
+    call("add", &[]);
+    let added = state();
+    call("del", &[]);
+    shell(&host.node, "ip link del br0; sysctl -qw net.ipv4.ip_forward=0");
+    std::fs::remove_dir_all(host.path("state")).unwrap();
+    std::fs::create_dir(host.path("state")).unwrap();
+    type_in(&host, &container, &lines);
+    assert_eq!(state(), added, "{lines}");
+    call("del", &[]);
+    host.assert_clean();
+}
+
+#[test]
 fn a_dry_run_names_other_programs_and_does_not_start_them() {
     require_netns!();
     let (host, container) = host();

@@ -254,6 +254,21 @@ fn the_runtime_sets_limits_by_the_capability() {
 }
 
 #[test]
+fn without_limits_an_interface_of_any_kind_passes() {
+    require_netns!();
+    let node = Node::new();
+    let container = node.container();
+    let main = node.attach(&container, "eth0", &dual_stack_config(&node));
+    container.ip(&["link add br9 type bridge"]);
+    for ifname in ["br9", "eth0"] {
+        let free =
+            node.attach(&container, ifname, &config(&main, json!({"capabilities": {"bandwidth": true}})));
+        free.check();
+        free.del();
+    }
+}
+
+#[test]
 fn what_cannot_be_limited_is_refused() {
     require_netns!();
     let node = Node::new();

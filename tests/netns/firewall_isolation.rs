@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::firewall::{Chained, config, listed};
 use crate::firewall_hosts::{assert_reaches, bridge};
-use crate::support::{Container, Node, require_netns, require_tool};
+use crate::support::{Container, Node, require_netns, require_tool, skip_for_kernel};
 use crate::with;
 
 /// The bridge of a second network.
@@ -226,5 +226,29 @@ fn isolated_holds_without_bridge_netfilter_or_is_refused() {
         assert_eq!(failure.code, 2);
         failure.names(&["isolated", "bridge-nf-call-iptables"]);
         assert!(!node.nft().contains("CNI-"), "{}", node.nft());
+    }
+}
+
+#[test]
+fn a_failed_add_with_another_policy_leaves_that_of_the_others() {
+    require_netns!();
+    let node = Node::new();
+    let (a, b) = (node.container(), node.container());
+    let attached = node.attach(&a, "eth0", &bridge(&node));
+    let config = with(policy("net", "isolated"), json!({"prevResult": attached.result}));
+    if node.request("ADD", &a, "eth0", &config).run().status != Some(0) || !node.nft().contains("ibrname") {
+        return skip_for_kernel("this kernel does not filter frames by bridge");
+    }
+    node.run("nft add chain ip filter BASE { type filter hook input priority 50; }");
+    let before = node.nft();
+    let attached = node.attach(&b, "eth0", &bridge(&node));
+    for other in ["same-bridge", "open"] {
+        // The kernel refuses a jump to a base chain.
+        let keys = json!({"prevResult": attached.result, "iptablesAdminChainName": "BASE"});
+        let config = with(policy("net", other), keys);
+        node.request("ADD", &b, "eth0", &config).fails(999);
+        let others: Vec<_> = before.lines().filter(|line| line.contains("drop")).collect();
+        let after = node.nft();
+        assert!(others.iter().all(|line| after.contains(line)), "{other}: {before}\n{after}");
     }
 }

@@ -200,6 +200,26 @@ fn del_needs_neither_the_daemon_nor_the_configuration_nor_the_namespace() {
 }
 
 #[test]
+fn a_file_that_has_no_configuration_does_not_keep_del_from_ending() {
+    require_netns!();
+    let node = node();
+    for content in ["", "{}", "null", "[1]", r#"{"name": "cbr0"}"#, r#"{"name": "cbr0", "type": "bridge""#] {
+        let container = node.container();
+        let attachment = node.attach(&container, "eth0", &config(&node));
+        node.workdir().file(&format!("flannel/{}:eth0", container.id()), content);
+        gc(&node, Value::Null).silent();
+        // The daemon's words are as good.
+        attachment.del();
+        assert!(container.links().is_empty() && kept(&node).is_empty(), "{content}");
+        assert!(node.leases("cbr0").is_empty(), "{content}");
+        node.workdir().file("flannel/c9:eth0", content);
+        let gone = json!({"cniVersion": "1.1.0", "name": "cbr0", "type": "flannel", "dataDir": dir(&node)});
+        node.call("flannel").command("DEL").env("CNI_CONTAINERID", "c9").config(&gone).silent();
+        assert!(kept(&node).is_empty(), "{content}");
+    }
+}
+
+#[test]
 fn interfaces_of_one_container_are_kept_apart() {
     require_netns!();
     let node = node();

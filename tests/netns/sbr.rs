@@ -151,6 +151,38 @@ fn tables_of_others_are_not_taken() {
 }
 
 #[test]
+fn rules_of_others_for_an_address_keep_their_tables() {
+    require_netns!();
+    let node = Node::new();
+    let container = node.container();
+    let main = on_both(&node, &container);
+    container.ip(&[
+        "rule add from 10.2.0.2 lookup main pref 1000",
+        "rule add from 10.2.0.2 lookup 200 pref 1001",
+        "route add 198.18.0.0/15 via 10.2.0.1 dev net1 table 200",
+    ]);
+    let state =
+        || (container.run("ip rule show"), ["main", "100", "101", "200"].map(|name| table(&container, name)));
+    let before = state();
+    let sbr = node.attach(&container, "net1", &config(&main, json!({})));
+    assert!(container.run("ip rule show").contains("from 10.2.0.2 lookup 100"));
+    let (_, [left, v4, v6, theirs]) = state();
+    assert_eq!((v4.len(), v6.len(), &theirs), (3, 4, &before.1[3]));
+    assert!(
+        left.iter().all(|route| route.contains("dev eth0") || route.contains("6 fe80::/64")),
+        "{left:#?}"
+    );
+    // One that is asked first.
+    container.run("ip rule add from 10.2.0.2 lookup 200 pref 9");
+    sbr.check();
+    container.run("ip rule del pref 9");
+    for _ in 0..2 {
+        sbr.del();
+        assert_eq!(state(), before);
+    }
+}
+
+#[test]
 fn a_named_table_gets_the_rules_and_the_routes_stay() {
     require_netns!();
     let node = Node::new();
@@ -191,6 +223,46 @@ fn source_hints_keep_the_networks_in_the_main_table() {
     sbr.check();
     sbr.del();
     main.check();
+}
+
+#[test]
+fn default_routes_come_back_also_from_behind_named_gateways() {
+    require_netns!();
+    let node = Node::new();
+    for hints in [false, true] {
+        let container = node.container();
+        let routes = json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}, {"dst": "192.0.2.0/24"}]);
+        let mut network = second(&node);
+        network["ipam"]["routes"] = routes;
+        let main = node.attach(&container, "net1", &network);
+        container.ip(&["route add default via 10.2.0.1 dev net1 metric 50"]);
+        let all = || {
+            let shown = [4, 6].map(|family| container.run(&format!("ip -d -{family} route show table main")));
+            shown.join("").lines().map(|line| line.trim().to_owned()).collect::<BTreeSet<_>>()
+        };
+        let before = all();
+        let keys = json!({"addSourceHints": hints, "gateways": ["10.2.0.9", "fd00:2::9"]});
+        let sbr = node.attach(&container, "net1", &config(&main, keys.clone()));
+        for (family, address, to, gateway) in
+            [(4, main.ip(0), "198.51.100.1", "10.2.0.9"), (6, main.ip(1), "2001:db8:9::1", "fd00:2::9")]
+        {
+            let way = container.json(&format!("ip -j -{family} route get {to} from {address}"));
+            assert_eq!(way[0]["gateway"], gateway, "{way:#}");
+        }
+        sbr.check();
+        main.check();
+        node.attach(&container, "net1", &config(&main, keys)).check();
+        let tables = ["100", "101"].map(|name| table(&container, name));
+        container.ip(&["route del default via 10.2.0.9 table 100"]);
+        sbr.call("CHECK").fails(100).names(&["10.2.0.9", "10.2.0.1"]);
+        container.ip(&["route add default via 10.2.0.9 dev net1 table 100 proto 67"]);
+        assert_eq!(["100", "101"].map(|name| table(&container, name)), tables);
+        sbr.del();
+        assert_eq!(all(), before, "source hints: {hints}");
+        assert!(rules(&container).is_empty() && table(&container, "100").is_empty());
+        main.check();
+        main.del();
+    }
 }
 
 #[test]
@@ -255,6 +327,34 @@ fn del_needs_nothing_and_makes_nothing() {
     again.del();
     assert!(rules(&container).is_empty());
     again.del();
+}
+
+#[test]
+fn del_leaves_the_interface_of_another_container_alone() {
+    require_netns!();
+    let node = Node::new();
+    let (one, two) = (node.container(), node.container());
+    let mains = [&one, &two].map(|container| on_both(&node, container));
+    let [old, new] = [(&one, 0), (&two, 1)]
+        .map(|(container, n)| node.attach(container, "net1", &config(&mains[n], json!({}))));
+    let state = || (rules(&two), table(&two, "main"), table(&two, "100"), table(&two, "101"));
+    let before = state();
+    // The path names the other's namespace by now.
+    old.call("DEL").env("CNI_NETNS", two.path()).silent();
+    let bare = json!({"cniVersion": "1.1.0", "name": "two", "type": "sbr"});
+    old.call_with("DEL", &bare).env("CNI_NETNS", two.path()).silent();
+    assert_eq!(state(), before);
+    // As a Go plugin's interface, which does not say whose it is.
+    for main in &mains {
+        node.ip(&[&format!("link set {} alias ''", main.host_veth())]);
+    }
+    old.call("DEL").env("CNI_NETNS", two.path()).silent();
+    assert_eq!(state(), before);
+    new.check();
+    for attachment in [&new, &old] {
+        attachment.del();
+    }
+    assert!(rules(&one).is_empty() && rules(&two).is_empty());
 }
 
 #[test]

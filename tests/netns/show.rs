@@ -61,6 +61,11 @@ fn show_tells_which_container_is_attached_to_which_bridge_with_which_address() {
     let show = |options: &str| {
         node.run(&format!("{} show net {options} --conf-dir {dir} --cache-dir {dir}", executable().display()))
     };
+    // The container of another host on this machine: all names and numbers are the same.
+    let elsewhere = Node::new();
+    let decoy = elsewhere.container();
+    elsewhere.attach(&decoy, "eth0", &bridge_config(&elsewhere));
+    let _decoy_running = Running::start(&decoy);
     let container = node.container();
     let attachment = node.attach(&container, "eth0", &config);
     let _running = Running::start(&container);

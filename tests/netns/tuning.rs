@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::support::{Call, Container, Node, VERSIONS, require_netns};
-use crate::with;
+use crate::{dual_stack_config, with};
 
 const MAC: &str = "02:00:00:00:00:05";
 
@@ -109,7 +109,11 @@ fn a_backup_is_what_the_go_plugin_reads_and_one_of_its_own_is_given_back() {
     let tuned = Tuned::new(&node);
     tuned.call("ADD", json!({"mtu": 1400, "allmulti": false})).ok();
     let text = std::fs::read_to_string(tuned.backup()).unwrap();
-    assert_eq!(text, "{\n \"mtu\": 1500,\n \"allmulti\": false,\n \"network\": \"net\"\n}");
+    let mac = tuned.container.link("eth0")["address"].to_string();
+    let expected = format!(
+        "{{\n \"mtu\": 1500,\n \"allmulti\": false,\n \"network\": \"net\",\n \"tunedMac\": {mac}\n}}"
+    );
+    assert_eq!(text, expected);
     // As containernetworking/plugins writes it.
     let theirs =
         "{\n \"mac\": \"02:00:00:00:00:07\",\n \"promisc\": false,\n \"mtu\": 1450,\n \"txQLen\": 800\n}";
@@ -170,6 +174,22 @@ fn settings_are_made_in_their_order_and_checked() {
     call("CHECK").silent();
     tuned.container.set_sysctl("net/ipv4/ping_group_range", "5 4001");
     call("CHECK").fails(100).names(&["net.ipv4.ping_group_range", "4001", "4000"]);
+}
+
+#[test]
+fn a_setting_that_can_only_be_written_is_not_compared() {
+    require_netns!();
+    let node = Node::new();
+    let tuned = Tuned::new(&node);
+    let flush = json!({"sysctl": {"net.ipv4.route.flush": "1", "net.ipv4.conf.IFNAME.arp_filter": "1"}});
+    tuned.call("ADD", flush.clone()).ok();
+    tuned.call("CHECK", flush.clone()).silent();
+    tuned.container.set_sysctl("net/ipv4/conf/eth0/arp_filter", "0");
+    tuned.call("CHECK", flush).fails(100).names(&["arp_filter"]);
+    tuned
+        .call("CHECK", json!({"sysctl": {"net.ipv4.no_such_setting": "1"}}))
+        .err()
+        .names(&["no_such_setting"]);
 }
 
 #[test]
@@ -286,6 +306,38 @@ fn del_removes_the_backup_when_interface_or_namespace_are_gone() {
     tuned.container.unmount();
     del.env("CNI_NETNS", "").silent();
     assert!(!tuned.backup().exists());
+}
+
+#[test]
+fn del_leaves_the_interface_of_another_container_alone() {
+    require_netns!();
+    let node = Node::new();
+    let (old, new) = (Tuned::new(&node), Tuned::new(&node));
+    for changes in [everything(), json!({"mtu": 1400})] {
+        old.call("ADD", changes.clone()).ok();
+        let before = new.attributes();
+        // The path names the other's namespace by now.
+        old.call("DEL", changes).env("CNI_NETNS", new.container.path()).silent();
+        assert_eq!(new.attributes(), before);
+        assert!(!old.backup().exists());
+    }
+    // Whatever happened to the MAC address, the host's end says whose it is; the list may have another name.
+    let (one, two) = (node.container(), node.container());
+    let bridged = dual_stack_config(&node);
+    let mains = [&one, &two].map(|container| node.attach(container, "eth0", &bridged));
+    let config = |n: usize| {
+        let base = json!({"cniVersion": "1.1.0", "name": "behind", "type": "tuning", "dataDir": old.dir()});
+        with(with(base, everything()), json!({"prevResult": mains[n].result}))
+    };
+    let tunings = [(&one, 0), (&two, 1)].map(|(container, n)| node.attach(container, "eth0", &config(n)));
+    tunings[0].call("DEL").env("CNI_NETNS", two.path()).silent();
+    assert_eq!(two.link("eth0")["address"], MAC);
+    two.ip(&["link set eth0 address 02:00:00:00:00:09"]);
+    tunings[1].del();
+    assert_eq!(
+        (&two.link("eth0")["address"], &two.link("eth0")["mtu"]),
+        (&json!(mains[1].mac()), &json!(1500))
+    );
 }
 
 #[test]

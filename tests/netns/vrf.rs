@@ -221,6 +221,67 @@ fn a_vrf_is_joined_only_with_its_own_table() {
 }
 
 #[test]
+fn a_failed_add_leaves_a_vrf_that_was_there() {
+    require_vrf!();
+    let node = Node::new();
+    let container = node.container();
+    let main = node.attach(&container, "eth0", &dual_stack_config(&node));
+    container.ip(&["link add blue type vrf table 77", "link set blue up"]);
+    let state = || (container.links(), container.addresses("eth0"), table(&container, 254, "eth0"));
+    let before = state();
+    // A route whose gateway cannot be reached any more is not accepted in the VRF's table.
+    container.ip(&[
+        "route add 172.16.9.9/32 dev eth0",
+        "route add 203.0.113.0/24 via 172.16.9.9 dev eth0",
+        "route del 172.16.9.9/32 dev eth0",
+    ]);
+    node.request("ADD", &container, "eth0", &config(&main, json!({})))
+        .err()
+        .names(&["203.0.113.0/24", "table 77"]);
+    assert_eq!(state(), before);
+}
+
+#[test]
+fn del_takes_the_interface_out_of_the_vrf_that_it_is_in() {
+    require_vrf!();
+    let node = Node::new();
+    let container = node.container();
+    let main = node.attach(&container, "eth0", &dual_stack_config(&node));
+    let main_table = table(&container, 254, "eth0");
+    let vrf = node.attach(&container, "eth0", &config(&main, json!({"table": 10})));
+    // The name is another one by now, of a VRF that is there, too, or is not.
+    container.ip(&["link add theirs type vrf table 78", "link set theirs up alias theirs"]);
+    for name in ["theirs", "green"] {
+        vrf.call_with("DEL", &config(&main, json!({"vrfname": name}))).silent();
+        assert_eq!(container.links(), ["eth0", "theirs"], "{name}");
+        assert_eq!(table(&container, 254, "eth0"), main_table);
+        node.attach(&container, "eth0", &config(&main, json!({"table": 10})));
+    }
+    // The interface is gone: nobody needs the VRF any more.
+    main.del();
+    vrf.call_with("DEL", &config(&main, json!({"vrfname": "green"}))).silent();
+    assert_eq!(container.links(), ["theirs"]);
+}
+
+#[test]
+fn del_leaves_the_interface_of_another_container_alone() {
+    require_vrf!();
+    let node = Node::new();
+    let (one, two) = (node.container(), node.container());
+    let attach = |container| {
+        let main = node.attach(container, "eth0", &dual_stack_config(&node));
+        node.attach(container, "eth0", &config(&main, json!({})))
+    };
+    let (old, new) = (attach(&one), attach(&two));
+    let bare = json!({"cniVersion": "1.1.0", "name": old.config["name"], "type": "vrf"});
+    old.call("DEL").env("CNI_NETNS", two.path()).silent();
+    old.call_with("DEL", &bare).env("CNI_NETNS", two.path()).silent();
+    new.check();
+    new.call_with("DEL", &with(bare, json!({"name": new.config["name"]}))).silent();
+    assert_eq!(two.links(), ["eth0"]);
+}
+
+#[test]
 fn check_finds_every_damage() {
     require_vrf!();
     let node = Node::new();

@@ -184,6 +184,7 @@ pub fn state(conf_dir: &Path, runtime: &Runtime) -> Result<State> {
         let other = namespaces.iter().find_map(|ns| {
             let end = |(end, _): &&(Link, Vec<IpNet>)| {
                 end.name == ifname
+                    && end.lower_netns.is_some_and(|number| Some(number) == ns.ours)
                     && end.peer == Some(link.index)
                     && (link.peer.is_none() || link.peer == Some(end.index))
             };
@@ -364,8 +365,9 @@ fn namespaces(cached: &[CachedAttachment]) -> Vec<Namespace> {
         let path = path.to_string_lossy().into_owned();
         let read = || {
             let mut handle = Netns::open(&path)?.enter(Handle::open)?;
-            let ours = handle.number_of(&Netns::current()?)?;
             let links = handle.links(None)?;
+            // The kernel numbers a namespace when a link is the first to tell of it.
+            let ours = handle.number_of(&Netns::current()?)?;
             let links = links
                 .into_iter()
                 .map(|link| {

@@ -3,13 +3,16 @@
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 
+use ipnet::{IpNet, Ipv6Net};
 use nix::errno::Errno;
 use nix::libc;
 
-use super::uapi::{IF_OPER_UP, RTN_UNICAST};
+use super::uapi::{
+    IF_OPER_UP, RT_SCOPE_LINK, RT_TABLE_MAIN, RTN_UNICAST, RTNH_F_ONLINK, RTPROT_BOOT, RTPROT_KERNEL,
+};
 use super::{
     AddAddress, AddBridge, AddVeth, Address, Bridge, Change, Dev, Handle, Link, Mac, PeerNetns, Port, Route,
-    SetLink, Step, Tun,
+    RouteSpec, SetLink, Step, Tun,
 };
 use crate::cni::{Error, Result};
 use crate::kernel::dry_run::{Difference, Place, Recording, with};
@@ -137,18 +140,20 @@ impl Handle {
             Change::AddAddress(AddAddress { dev, net, .. }) => {
                 note(prefix, change);
                 let address = Address { index: dev.index, net: *net, scope: 0, flags: 0 };
-                with(|recording| difference(recording, place).added.push(address));
-            }
-            Change::AddRoute(route) | Change::ReplaceRoute(route) => {
-                note(prefix, change);
                 with(|recording| {
-                    difference(recording, place).routes.push((route.dst, route.dev.index));
+                    let different = difference(recording, place);
+                    different.added.push(address);
+                    different.routes.extend(network_routes(dev, *net).into_iter().map(Change::AddRoute));
                 });
             }
             Change::DelAddress { dev, net } => {
                 note(prefix, change);
                 let address = Address { index: dev.index, net: *net, scope: 0, flags: 0 };
                 with(|recording| difference(recording, place).removed.push(address));
+            }
+            Change::AddRoute(_) | Change::ReplaceRoute(_) | Change::DelRoute(_) => {
+                note(prefix, change);
+                with(|recording| difference(recording, place).routes.push(change.clone()));
             }
             _ => note(prefix, change),
         }
@@ -189,22 +194,40 @@ impl Handle {
         with(merge).unwrap_or_default()
     }
 
-    /// The route to an address by what was added, if any: the narrowest, and no default route.
+    /// The routes out of a link as they would be; `listed` are those that the kernel tells.
+    pub(super) fn routes_dry(&self, place: Place, index: u32, mut listed: Vec<Route>) -> Vec<Route> {
+        with(|recording| {
+            for change in &difference(recording, place).routes {
+                let (Change::AddRoute(spec) | Change::ReplaceRoute(spec) | Change::DelRoute(spec)) = change
+                else {
+                    continue;
+                };
+                let route = route_of(spec);
+                if !route.leaves_by(index) {
+                    continue;
+                }
+                let is_removed = matches!(change, Change::DelRoute(_));
+                let is_any = is_removed && spec.priority == 0;
+                listed.retain(|r| {
+                    (r.dst, r.table) != (route.dst, route.table) || !(is_any || r.priority == route.priority)
+                });
+                listed.extend((!is_removed).then_some(route));
+            }
+        });
+        listed
+    }
+
+    /// The route to an address by what would be added, if any: the narrowest, and no default route.
     pub(super) fn route_dry(&self, place: Place, to: IpAddr) -> Option<Route> {
-        let find = |recording: &mut Recording| {
-            let different = difference(recording, place);
-            let connected = different.added.iter().map(|address| (address.net, address.index));
-            let all = different.routes.iter().copied().chain(connected);
-            let leads = all.filter(|(net, _)| net.prefix_len() > 0 && net.contains(&to));
-            leads.max_by_key(|(net, _)| net.prefix_len())
-        };
-        let (net, index) = with(find).flatten()?;
-        Some(Route {
-            dst: net.trunc(),
-            oif: Some(index),
-            kind: RTN_UNICAST,
-            ..Route::default_of(to.is_ipv6())
+        with(|recording| {
+            let added = difference(recording, place).routes.iter().filter_map(|change| match change {
+                Change::AddRoute(spec) | Change::ReplaceRoute(spec) => Some(route_of(spec)),
+                _ => None,
+            });
+            let leads = added.filter(|route| route.dst.prefix_len() > 0 && route.dst.contains(&to));
+            leads.max_by_key(|route| route.dst.prefix_len())
         })
+        .flatten()
     }
 
     /// The links of the namespace as they would be; `listed` are those that the kernel tells.
@@ -244,6 +267,44 @@ pub(in crate::kernel) fn make_tap(name: &str, line: &str, tun: Tun) -> Result<()
     });
     make(place, &New { kind: "tun", ..New::named(name) }, |link| link.tun = Some(tun));
     Ok(())
+}
+
+/// The routes that the kernel makes in the main table for an address of a link: to its network, and in IPv6 to the link's.
+fn network_routes(dev: &Dev, net: IpNet) -> Vec<RouteSpec> {
+    /// `IP6_RT_PRIO_ADDRCONF`, net/ip6_route.h.
+    const METRIC: u32 = 256;
+    let new = |dst: IpNet| RouteSpec { protocol: Some(RTPROT_KERNEL), ..RouteSpec::new(dst, dev.clone()) };
+    let mut routes = match net {
+        IpNet::V4(_) => vec![RouteSpec { src: Some(net.addr()), scope: Some(RT_SCOPE_LINK), ..new(net) }],
+        IpNet::V6(_) => {
+            let link = Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 64).into();
+            [net, link].map(|dst| RouteSpec { priority: METRIC, ..new(dst) }).into()
+        }
+    };
+    routes.retain(|route| route.dst.prefix_len() < route.dst.max_prefix_len());
+    routes
+}
+
+/// A route as the kernel would tell it.
+fn route_of(spec: &RouteSpec) -> Route {
+    /// `IP6_RT_PRIO_USER`, linux/ipv6_route.h: the metric of those without one.
+    const METRIC: u32 = 1024;
+    let priority = if spec.priority == 0 && spec.dst.addr().is_ipv6() { METRIC } else { spec.priority };
+    Route {
+        dst: spec.dst.trunc(),
+        gw: spec.gw,
+        oif: spec.nexthops.is_empty().then_some(spec.dev.index),
+        src: spec.src,
+        priority,
+        table: spec.table.unwrap_or(RT_TABLE_MAIN),
+        scope: spec.scope.unwrap_or_default(),
+        protocol: spec.protocol.unwrap_or(RTPROT_BOOT),
+        kind: RTN_UNICAST,
+        flags: if spec.onlink { RTNH_F_ONLINK } else { 0 },
+        mtu: spec.mtu,
+        advmss: spec.advmss,
+        nexthops: spec.nexthops.clone(),
+    }
 }
 
 fn note(prefix: &str, change: &Change) {

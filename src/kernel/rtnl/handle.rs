@@ -189,11 +189,15 @@ impl Handle {
 
     /// The routes out of one interface: every table (255 holds the local addresses), both families.
     pub fn routes(&mut self, index: u32) -> Result<Vec<Route>> {
-        self.dump(
+        let listed = self.dump(
             &format!("ip route show table all dev if{index}"),
             |batch| route::encode_dump(index, batch),
             |message, found| found.extend(Route::decode(message.payload).filter(|r| r.leaves_by(index))),
-        )
+        )?;
+        Ok(match self.dry_run {
+            None => listed,
+            Some((place, _)) => self.routes_dry(place, index, listed),
+        })
     }
 
     /// Whether the namespace forwards packets of a family (`net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding`).

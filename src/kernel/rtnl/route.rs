@@ -133,25 +133,6 @@ impl Route {
         }
     }
 
-    /// The default route with nothing else set.
-    pub(super) fn default_of(v6: bool) -> Route {
-        Route {
-            dst: default_net(v6),
-            gw: None,
-            oif: None,
-            src: None,
-            priority: 0,
-            table: 0,
-            scope: 0,
-            protocol: 0,
-            kind: 0,
-            flags: 0,
-            mtu: 0,
-            advmss: 0,
-            nexthops: Vec::new(),
-        }
-    }
-
     /// Reads the payload of an RTM_NEWROUTE; `None` for a family other than IPv4 and IPv6.
     pub(super) fn decode(payload: &[u8]) -> Option<Route> {
         let v6 = match u8_at(payload, 0) {
@@ -162,12 +143,18 @@ impl Route {
         let any = default_net(v6).addr();
         let mut route = Route {
             dst: IpNet::new(any, u8_at(payload, 1)).ok()?,
+            gw: None,
+            oif: None,
+            src: None,
+            priority: 0,
             table: u32::from(u8_at(payload, 4)),
             protocol: u8_at(payload, 5),
             scope: u8_at(payload, 6),
             kind: u8_at(payload, 7),
             flags: u32_at(payload, 8),
-            ..Route::default_of(v6)
+            mtu: 0,
+            advmss: 0,
+            nexthops: Vec::new(),
         };
         for (kind, value) in Attrs::after(payload, 12) {
             match Rta::from(kind) {

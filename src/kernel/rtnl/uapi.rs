@@ -83,6 +83,8 @@ pub const RTNLGRP_IPV6_IFADDR: u32 = 9;
 
 /// `RT_TABLE_MAIN`, linux/rtnetlink.h.
 pub const RT_TABLE_MAIN: u32 = 254;
+/// `RTPROT_KERNEL`, linux/rtnetlink.h.
+pub const RTPROT_KERNEL: u8 = 2;
 /// `RTPROT_BOOT`, linux/rtnetlink.h.
 pub const RTPROT_BOOT: u8 = 3;
 /// `RTN_UNICAST`, linux/rtnetlink.h.

@@ -47,7 +47,7 @@ pub fn host_end(
             inside.kind
         )));
     }
-    let Some(end) = peer(host, &inside)? else {
+    let Some(end) = veth::peer(host, &inside)? else {
         return Err(Error::internal(format!("the other end of {ifname:?} is not on the host")));
     };
     match prev.interfaces.iter().any(|i| i.name == end.name && i.sandbox.is_empty()) {
@@ -57,12 +57,6 @@ pub fn host_end(
             end.name
         ))),
     }
-}
-
-/// The other end of a veth, if it is in this namespace: indexes mean nothing elsewhere.
-fn peer(host: &mut Handle, inside: &Link) -> Result<Option<Link>> {
-    let Some(index) = inside.peer else { return Ok(None) };
-    Ok(host.link_by_index(index)?.filter(|end| end.kind == "veth" && end.peer == Some(inside.index)))
 }
 
 /// The host's ends of an attachment, for DEL: ours by their names; else, as the Go plugins make it, by the container's.
@@ -80,7 +74,7 @@ pub fn host_ends(req: &Request, kernel: &mut Kernel) -> Result<Vec<Link>> {
         return Ok(Vec::new());
     };
     // The path may name another container's namespace by now: its interface says so at its host end.
-    let end = peer(kernel.host()?, &inside)?;
+    let end = veth::peer(kernel.host()?, &inside)?;
     let ours = |end: &Link| Owner::parse(&end.alias).is_none_or(|owner| owner.is(&of));
     Ok(end.into_iter().filter(ours).collect())
 }

@@ -5,7 +5,7 @@ use super::shape::{self, Remote};
 use super::{lacking, links, set_egress, tell};
 use crate::attach::container::Container;
 use crate::attach::{Attachment, redirect, verify};
-use crate::cni::{CniResult, Code, Request, Result};
+use crate::cni::{CniResult, Code, Interface, Request, Result};
 use crate::kernel::Kernel;
 use crate::kernel::rtnl::tc::TcHandle;
 use crate::kernel::rtnl::{Change, Handle, Link, SetLink};
@@ -77,12 +77,24 @@ fn change(
                 redirect::stop(rtnl, &end, &indexes)?;
             }
             links::remove_all(kernel, &[used, left].concat())?;
-            let names = links::ifb_names(&of);
-            result.interfaces.retain(|i| !i.sandbox.is_empty() || !names.contains(&i.name));
+            forget(&mut result, &links::ifb_names(&of));
         }
     }
     kernel.host()?.apply(&changes).map_err(lacking)?;
     Ok(result)
+}
+
+/// Takes links of the host out of the result; addresses point at the interfaces that they pointed at.
+fn forget(result: &mut CniResult, names: &[String]) {
+    let is_meant = |i: &Interface| i.sandbox.is_empty() && names.contains(&i.name);
+    while let Some(place) = result.interfaces.iter().position(is_meant) {
+        result.interfaces.remove(place);
+        for index in result.ips.iter_mut().filter_map(|ip| ip.interface.as_mut()) {
+            if *index > place as i64 {
+                *index -= 1;
+            }
+        }
+    }
 }
 
 /// What shall leave by a link.

@@ -242,19 +242,30 @@ fn delete_frames(rule: &ListedRule) -> Change {
     Change::DeleteRule { table: FRAMES, chain: FRAMES_CHAIN.to_owned(), handle: rule.handle }
 }
 
-/// What makes the kernel drop frames between the bridge's ports (`isolated`), or no longer.
+/// The families whose frames the kernel drops between ports of this network's bridge.
+pub fn frames(nft: &mut Socket, subject: Subject) -> Result<Vec<Family>> {
+    let tag = subject.tag();
+    let mut listed = nft.rules(FRAMES, Some(FRAMES_CHAIN))?;
+    listed.retain(|rule| rule.comment.as_ref() == Some(&tag));
+    let mut dropped = Vec::new();
+    for family in FAMILIES {
+        let steps = program(&subject.frames(family))?;
+        dropped.extend(listed.iter().any(|rule| rule.steps == steps).then_some(family));
+    }
+    Ok(dropped)
+}
+
+/// What makes the kernel drop frames of these families between the bridge's ports. Those of other families are dropped no
+/// longer, unless `others_stay`.
 fn plan_frames(
     nft: &mut Socket,
     subject: Subject,
-    policy: Policy,
     families: &[Family],
+    others_stay: bool,
 ) -> Result<Vec<Change>> {
     let mut changes = Vec::new();
     let tag = subject.tag();
-    let mut wanted: Vec<Rule> = match policy {
-        Policy::Isolated => families.iter().map(|family| subject.frames(*family)).collect(),
-        _ => Vec::new(),
-    };
+    let mut wanted: Vec<Rule> = families.iter().map(|family| subject.frames(*family)).collect();
     let possible =
         FAMILIES.iter().map(|family| program(&subject.frames(*family))).collect::<Result<Vec<_>>>()?;
     for found in nft.rules(FRAMES, Some(FRAMES_CHAIN))? {
@@ -267,7 +278,7 @@ fn plan_frames(
                 place = Some(number);
             }
         }
-        let other_family = policy == Policy::Isolated && possible.contains(&found.steps);
+        let other_family = others_stay && possible.contains(&found.steps);
         match place {
             Some(place) => drop(wanted.remove(place)),
             None if other_family => {}
@@ -292,8 +303,10 @@ fn plan_frames(
 /// # Errors
 /// [`Code::UNSUPPORTED_FIELD`]: the kernel can do neither this nor bridge netfilter, and `isolated` would do nothing.
 pub fn apply_frames(nft: &mut Socket, subject: Subject, policy: Policy, families: &[Family]) -> Result<()> {
-    let refused = match nft.commit_exclusive(|nft| plan_frames(nft, subject, policy, families)) {
-        Err(err) if policy == Policy::Isolated => err,
+    let isolated = policy == Policy::Isolated;
+    let dropped = if isolated { families } else { &[] };
+    let refused = match nft.commit_exclusive(|nft| plan_frames(nft, subject, dropped, isolated)) {
+        Err(err) if isolated => err,
         other => return other,
     };
     match families.iter().find(|family| !passes_forward(**family)) {
@@ -303,6 +316,14 @@ pub fn apply_frames(nft: &mut Socket, subject: Subject, policy: Policy, families
             passes_forward_key(*family)
         ))),
     }
+}
+
+/// Makes the kernel drop frames of just these families between the bridge's ports.
+///
+/// # Errors
+/// The kernel refuses it.
+pub fn restore_frames(nft: &mut Socket, subject: Subject, families: &[Family]) -> Result<()> {
+    nft.commit_exclusive(|nft| plan_frames(nft, subject, families, false))
 }
 
 fn passes_forward_key(family: Family) -> &'static str {

@@ -298,6 +298,9 @@ fn attach(req: &Request, conf: &Conf, prev: &CniResult, kernel: &mut Kernel) -> 
     or_take_back(kernel, |kernel, undo| {
         undo.push(move |kernel| remove_rules(kernel, at.network, &|_| false, None).map(drop));
         if let Some(subject) = subject {
+            // Of another policy, which those that are attached keep when this fails.
+            let before = isolation::frames(kernel.nft()?, subject)?;
+            undo.push(move |kernel| isolation::restore_frames(kernel.nft()?, subject, &before));
             isolation::apply_frames(kernel.nft()?, subject, conf.policy, &families)?;
         }
         // firewalld first: one that is just starting has its name before its table, and answers when that is there.

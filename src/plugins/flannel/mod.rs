@@ -158,7 +158,7 @@ impl Plugin for Flannel {
         let scratch = conf.scratch(req);
         let Some(content) = scratch.read()? else { return Ok(()) };
         // Neither is there when a crash cut the file off and the daemon has gone, too: then nobody knows more.
-        if let Ok(config) = Value::parse(&content).or_else(|_| conf.delegate(req)) {
+        if let Some(config) = kept_config(&content).or_else(|| conf.delegate(req).ok()) {
             run(Command::Del, req, &config, kernel)?;
         }
         scratch.remove()
@@ -180,7 +180,7 @@ impl Plugin for Flannel {
         let kept: Vec<(Kept, Value)> = scratch::list(&conf.data_dir)?
             .into_iter()
             .filter_map(|kept| {
-                let config = Value::parse(&state::read(&kept.path).ok()??).ok()?;
+                let config = kept_config(&state::read(&kept.path).ok()??)?;
                 (Config::name_of(&config, false).ok()? == req.config.name).then_some((kept, config))
             })
             .collect();
@@ -204,6 +204,15 @@ impl Plugin for Flannel {
         let config = Conf::new(req)?.delegate(req).map_err(|e| e.with_code(Code::NOT_AVAILABLE))?;
         run(Command::Status, req, &config, kernel).map(drop)
     }
+}
+
+/// The configuration that a file has, if it has one that a delegate can be called with.
+fn kept_config(content: &[u8]) -> Option<Value> {
+    let config = Value::parse(content).ok()?;
+    let is_one = delegate::plugin_type(&config).is_some()
+        && Config::name_of(&config, false).is_ok()
+        && Config::version_of(&config).is_ok();
+    is_one.then_some(config)
 }
 
 /// Has the delegate that `config` names serve `command`.

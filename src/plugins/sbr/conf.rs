@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::cni::{Error, IpConfig, Request, Result};
@@ -60,6 +61,11 @@ impl Conf {
             table: Option<i64>,
         }
         req.config.read::<Wire>()?.table.map(table).transpose()
+    }
+
+    /// Whether the user named a gateway for what this route leads to: it is a default route.
+    pub fn names_gateway(&self, dst: &IpNet) -> bool {
+        dst.prefix_len() == 0 && self.gateways.iter().any(|gw| gw.is_ipv4() == dst.addr().is_ipv4())
     }
 
     /// The default route of an address: through the configured gateway of its family, else through its own.

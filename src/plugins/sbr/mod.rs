@@ -87,7 +87,7 @@ impl Plugin for Sbr {
     }
 
     /// The routes go back to the main table: the interface may outlive its rules.
-    fn del(&self, req: &Request, _kernel: &mut Kernel) -> Result<()> {
+    fn del(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
         // A configuration that is not valid any more must not keep anything from being cleaned.
         let table = Conf::table_of(req);
         let Some(mut container) = Container::find(req)? else { return Ok(()) };
@@ -98,24 +98,36 @@ impl Plugin for Sbr {
             .ok()
             .flatten()
             .map_or(Vec::new(), |prev| addresses(&prev, &req.ifname).unwrap_or_default());
-        let mut routed = Vec::new();
+        let mut routes = Vec::new();
         if let Some(link) = container.rtnl.link(&req.ifname)? {
-            routed.extend(container.rtnl.routes(link.index)?.into_iter().map(|route| route.table));
+            if container.is_own(&link, req, kernel.host()?)? == Some(false) {
+                return Ok(());
+            }
+            routes = container.rtnl.routes(link.index)?;
             let present = container.rtnl.addresses(link.index)?;
             ips.extend(present.iter().map(|a| IpConfig { address: a.net, gateway: None, interface: None }));
         }
         let rules = container.rtnl.rules()?;
-        // The Go plugin marks nothing: its rules ask the table that the user named, or one that has the interface's routes.
-        let named = table.clone().unwrap_or(None);
-        let unmarked =
-            |rule: &Rule| named.map_or_else(|| routed.contains(&rule.table), |table| rule.table == table);
-        let mine = |rule: &Rule| {
-            plan::is_of(rule, &ips, &None) && (rule.protocol == OWN || (rule.protocol == 0 && unmarked(rule)))
+        let conf = Conf {
+            table: table.clone().unwrap_or(None),
+            keep_networks: Conf::new(req).is_ok_and(|conf| conf.keep_networks),
+            ..Conf::default()
         };
+        let made: Vec<&Rule> = ips
+            .iter()
+            .filter_map(|ip| plan::made(&rules, &routes, ip, &conf))
+            .filter(|r| r.protocol == 0)
+            .collect();
+        let mine =
+            |rule: &Rule| plan::is_of(rule, &ips, &None) && (rule.protocol == OWN || made.contains(&rule));
         let tables: Vec<u32> = match table {
             // What is in a table that the user named is the user's.
             Ok(Some(_)) | Err(_) => Vec::new(),
-            Ok(None) => rules.iter().filter(|rule| mine(rule)).map(|rule| rule.table).collect(),
+            Ok(None) => rules
+                .iter()
+                .filter(|rule| mine(rule) && !plan::is_kernels(rule.table))
+                .map(|rule| rule.table)
+                .collect(),
         };
         restore(&mut container, &req.ifname, &ips, &tables, mine)
     }
@@ -208,10 +220,9 @@ fn check(
     link: &Link,
     container: &mut Container,
 ) -> Result<()> {
-    let rules = container.rtnl.rules()?;
+    let (rules, routes) = (container.rtnl.rules()?, container.rtnl.routes(link.index)?);
     for ip in ips {
-        let own = std::slice::from_ref(ip);
-        let Some(rule) = rules.iter().find(|rule| plan::is_of(rule, own, &conf.table)) else {
+        let Some(rule) = plan::made(&rules, &routes, ip, conf) else {
             let table = conf.table.map_or_else(|| "a table".to_owned(), |table| format!("table {table}"));
             return Err(difference(format!(
                 "no rule asks {table} for what comes from {}",
@@ -224,7 +235,9 @@ fn check(
         let table = Some(rule.table);
         let mut expected: Vec<RouteSpec> = conf.default_route(ip, &link.dev()).into_iter().collect();
         let routes = address::routes(&link.dev(), prev)?;
-        expected.extend(routes.into_iter().filter(|r| r.table.is_none() && plan::leads_through(r, ip)));
+        let is_moved =
+            |r: &RouteSpec| r.table.is_none() && plan::leads_through(r, ip) && !conf.names_gateway(&r.dst);
+        expected.extend(routes.into_iter().filter(is_moved));
         expected.iter_mut().for_each(|route| route.table = table);
         verify::specific_routes(&mut container.rtnl, link, &expected)
             .context(format_args!("routes from {}", ip.address.addr()))?;

@@ -19,6 +19,9 @@ const FIRST_TABLE: u32 = 100;
 const TABLE_MAIN: u32 = 254;
 const RTN_UNICAST: u8 = 1;
 
+/// What is added to the metric of a default route that a gateway which the user named goes before. So it is kept, for DEL.
+const DISPLACED: u32 = 1 << 31;
+
 /// What there is in the container before anything is changed.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
@@ -50,8 +53,7 @@ impl Plan {
         let mut next = FIRST_TABLE;
         let movable: Vec<&Route> = observed.routes.iter().filter(|r| is_movable(r, dev)).collect();
         for ip in ips {
-            let own = std::slice::from_ref(ip);
-            let there = observed.rules.iter().find(|rule| is_of(rule, own, &conf.table));
+            let there = made(&observed.rules, &observed.routes, ip, conf);
             let table = match (conf.table, there) {
                 (Some(table), _) => table,
                 (None, Some(rule)) => rule.table,
@@ -69,13 +71,20 @@ impl Plan {
             if there.is_none() {
                 plan.tables.push(table);
             }
-            let mut copies: Vec<RouteSpec> =
-                movable.iter().filter(|r| belongs(r, ip, ips)).map(|r| r.spec(dev, table)).collect();
-            if let Some(default) = conf.default_route(ip, dev) {
-                // A gateway that the user named goes before the one in the routes (which IPv6 gives a metric of 1024).
-                let named = conf.gateways.iter().any(|gw| Some(*gw) == default.gw);
+            // Of a repeated ADD: the copy is there, and the one in the main table has a source hint.
+            let is_copied = |r: &RouteSpec| {
+                observed.routes.iter().any(|o| o.table == table && is_hint(&o.spec(dev, table), r))
+            };
+            let copies = movable.iter().filter(|r| belongs(r, ip, ips)).map(|r| r.spec(dev, table));
+            let mut copies: Vec<RouteSpec> = copies.filter(|r| !is_copied(r)).collect();
+            if let Some(mut default) = conf.default_route(ip, dev) {
+                // A gateway that the user named goes before those in the routes.
+                let named = conf.names_gateway(&default.dst);
                 if named {
-                    copies.retain(|r| r.dst != default.dst || !matches!(r.priority, 0 | 1024));
+                    default.priority = least_metric(&default.dst);
+                    let behind =
+                        copies.iter_mut().filter(|r| r.dst == default.dst && r.priority <= default.priority);
+                    behind.for_each(|r| r.priority += DISPLACED);
                 }
                 if named || !copies.iter().any(|r| r.dst == default.dst) {
                     copies.push(RouteSpec { table: Some(table), protocol: Some(OWN), ..default });
@@ -89,6 +98,11 @@ impl Plan {
         }
         plan
     }
+}
+
+/// The metric that goes before all others of a family. IPv6 takes 0 for 1024.
+fn least_metric(dst: &IpNet) -> u32 {
+    u32::from(dst.addr().is_ipv6())
 }
 
 /// Gateways are reached by routes without one, which therefore have to be there first, and to leave last.
@@ -176,24 +190,63 @@ fn is_link_local(net: IpNet) -> bool {
     matches!(net, IpNet::V6(v6) if v6.addr().is_unicast_link_local())
 }
 
-/// The way back: what is in `tables` and was in the main one goes there, and all of it out of them.
+/// The way back: what is in `tables` and was in the main one goes there as it was, and all of it out of them.
 pub fn back(routes: &[Route], dev: &Dev, tables: &[u32]) -> Vec<Change> {
     let mut copies: Vec<RouteSpec> =
         routes.iter().filter(|r| tables.contains(&r.table)).map(|r| r.spec(dev, r.table)).collect();
     copies.sort_by_key(needs_gateway);
-    let returned = copies
-        .iter()
-        .filter(|r| r.protocol != Some(OWN))
-        .map(|r| Change::AddRoute(RouteSpec { table: Some(TABLE_MAIN), ..r.clone() }));
-    let mut changes: Vec<Change> = returned.collect();
+    let returned: Vec<RouteSpec> = copies.iter().filter(|r| r.protocol != Some(OWN)).map(original).collect();
+    // What source hints made of them, and added.
+    let hinted = routes.iter().filter(|r| r.table == TABLE_MAIN && !tables.is_empty()).filter_map(|route| {
+        let there = route.spec(dev, TABLE_MAIN);
+        (route.protocol == OWN || returned.iter().any(|r| is_hint(r, &there))).then_some(there)
+    });
+    let mut changes: Vec<Change> = hinted.map(Change::DelRoute).collect();
+    changes.extend(returned.iter().cloned().map(Change::AddRoute));
     changes.extend(copies.iter().rev().cloned().map(Change::DelRoute));
     changes
+}
+
+/// Whether `hint` is what a source hint made of a route.
+fn is_hint(route: &RouteSpec, hint: &RouteSpec) -> bool {
+    let with = |src: Option<IpAddr>| RouteSpec { src, ..route.clone() };
+    route.src != hint.src && with(hint.src) == *hint
+}
+
+/// What a copy was in the main table.
+fn original(copy: &RouteSpec) -> RouteSpec {
+    let was_displaced =
+        copy.priority.checked_sub(DISPLACED).filter(|priority| *priority <= least_metric(&copy.dst));
+    let priority = was_displaced.filter(|_| copy.dst.prefix_len() == 0).unwrap_or(copy.priority);
+    RouteSpec { table: Some(TABLE_MAIN), priority, ..copy.clone() }
 }
 
 /// Whether a rule asks a table (`table`, if given) for what comes from exactly one of these addresses, and nothing else.
 pub fn is_of(rule: &Rule, ips: &[IpConfig], table: &Option<u32>) -> bool {
     let from = |ip: &IpConfig| rule.src == Some(IpNet::from(ip.address.addr()));
     rule.is_plain && table.is_none_or(|table| rule.table == table) && ips.iter().any(from)
+}
+
+/// The rule that sbr made for an address, if it did: with our number, with the table that the user named, or, as the Go
+/// plugin makes them, with none. That one's table has routes of the interface, whose network's the main table has not:
+/// rules of others are told from it by that. `routes` are the interface's.
+pub fn made<'a>(rules: &'a [Rule], routes: &[Route], ip: &IpConfig, conf: &Conf) -> Option<&'a Rule> {
+    let own = std::slice::from_ref(ip);
+    let mut all = rules.iter().filter(|rule| is_of(rule, own, &conf.table));
+    let is_there = |table: u32, dst: Option<IpNet>| {
+        routes.iter().any(|r| r.table == table && dst.is_none_or(|dst| r.dst == dst))
+    };
+    let is_moved = conf.keep_networks || !is_there(TABLE_MAIN, Some(ip.address.trunc()));
+    let is_gos =
+        |rule: &Rule| rule.protocol == 0 && !is_kernels(rule.table) && is_there(rule.table, None) && is_moved;
+    all.clone()
+        .find(|rule| rule.protocol == OWN)
+        .or_else(|| all.find(|rule| conf.table.is_some() || is_gos(rule)))
+}
+
+/// Whether a table is one that is always there: default, main, local.
+pub fn is_kernels(table: u32) -> bool {
+    (253..=255).contains(&table)
 }
 
 #[cfg(test)]

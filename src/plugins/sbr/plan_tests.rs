@@ -167,8 +167,50 @@ fn named_gateways_go_before_those_of_the_result() {
         ..Observed::default()
     };
     let (add, _) = plan(&conf, &[ip("10.1.0.5/24", Some("10.1.0.1"))], &observed);
-    assert!(add.iter().any(|line| line.contains("default via 10.1.0.254")), "{add:?}");
-    assert!(!add.iter().any(|line| line.contains("via 10.1.0.1 ")), "{add:?}");
+    assert_eq!(
+        add[1..],
+        [
+            "ip route replace default via 10.1.0.1 dev net1 metric 2147483648 table 100 proto 3 scope global",
+            "ip route replace default via 10.1.0.2 dev net1 metric 50 table 100 proto 3 scope global",
+            "ip route replace default via 10.1.0.254 dev net1 table 100 proto 67",
+        ]
+    );
+    let conf = Conf { gateways: vec!["fd00::fe".parse().unwrap()], ..Conf::default() };
+    let observed = Observed { routes: vec![route("::/0", Some("fd00::1"), None)], ..Observed::default() };
+    let (add, _) = plan(&conf, &[ip("fd00::5/64", None)], &observed);
+    assert_eq!(
+        add[1..],
+        [
+            "ip -6 route replace default via fd00::1 dev net1 metric 256 table 100 proto 3",
+            "ip -6 route replace default via fd00::fe dev net1 metric 1 table 100 proto 67",
+        ]
+    );
+}
+
+#[test]
+fn routes_that_named_gateways_and_source_hints_changed_go_back_as_they_were() {
+    let routes = [
+        Route { table: 100, protocol: OWN, ..route("0.0.0.0/0", Some("10.1.0.254"), None) },
+        Route { table: 100, priority: DISPLACED, ..route("0.0.0.0/0", Some("10.1.0.1"), None) },
+        // Nobody else's metric is taken for that.
+        Route { table: 100, priority: DISPLACED, ..route("192.0.2.0/24", Some("10.1.0.1"), None) },
+        Route { table: 101, ..route("fd00::/64", None, None) },
+        route("fd00::/64", None, Some("fd00::5")),
+        Route { protocol: OWN, ..route("10.7.0.0/16", None, Some("10.7.0.5")) },
+        route("10.8.0.0/16", None, Some("10.8.0.5")),
+    ];
+    let changes = printed(&back(&routes, &dev(), &[100, 101]));
+    assert_eq!(
+        changes[..5],
+        [
+            "ip -6 route del fd00::/64 dev net1 src fd00::5 metric 256 proto 2",
+            "ip route del 10.7.0.0/16 dev net1 src 10.7.0.5 proto 67 scope link",
+            "ip -6 route add fd00::/64 dev net1 metric 256 proto 2",
+            "ip route add default via 10.1.0.1 dev net1 proto 3 scope global",
+            "ip route add 192.0.2.0/24 via 10.1.0.1 dev net1 metric 2147483648 proto 3 scope global",
+        ]
+    );
+    assert!(back(&routes, &dev(), &[]).is_empty());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::cni::json::Value;
 use crate::cni::{Error, Result};
 use crate::kernel::rtnl::{Change, Dev, Link, Mac, SetLink};
 
-/// Original values of what was changed. The Go plugin ignores `network`, which GC needs.
+/// Original values of what was changed. The Go plugin ignores `network`, which GC needs, and `tunedMac`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Backup {
@@ -26,6 +26,9 @@ pub struct Backup {
     tx_queue: Option<u32>,
     #[serde(skip_serializing_if = "String::is_empty")]
     network: String,
+    /// The MAC address since then, by which DEL knows the interface.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    tuned_mac: String,
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -47,6 +50,7 @@ impl Backup {
             allmulti: conf.allmulti.map(|_| link.is_allmulti()),
             tx_queue: conf.tx_queue.map(|_| link.tx_queue),
             network: network.to_owned(),
+            tuned_mac: conf.mac.or(link.mac).map(|mac| mac.to_string()).unwrap_or_default(),
         }
     }
 
@@ -60,6 +64,7 @@ impl Backup {
             allmulti: self.allmulti.or(more.allmulti),
             tx_queue: self.tx_queue.or(more.tx_queue),
             network: if self.network.is_empty() { more.network } else { self.network },
+            tuned_mac: more.tuned_mac,
         }
     }
 
@@ -135,6 +140,12 @@ impl Backup {
         self.mtu = mtu;
     }
 
+    /// Whether the link may be the one that was tuned: it has the MAC address from then or from before.
+    pub fn may_be_of(&self, link: &Link) -> bool {
+        let is_its = |text: &str| text.parse().ok().is_some_and(|mac: Mac| link.mac == Some(mac));
+        self.tuned_mac.is_empty() || is_its(&self.tuned_mac) || is_its(&self.mac)
+    }
+
     /// Whether it was made for this network. Those of the Go plugin do not say.
     pub fn is_on(&self, network: &str) -> bool {
         self.network == network
@@ -159,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_is_what_the_go_plugin_writes_and_the_network() {
+    fn a_backup_is_what_the_go_plugin_writes_the_network_and_the_new_mac() {
         let conf = Conf {
             mac: "0a:58:0a:16:00:03".parse().ok(),
             mtu: Some(1400),
@@ -176,7 +187,7 @@ mod tests {
         assert_eq!(
             text,
             "{\n \"mac\": \"0a:58:0a:16:00:02\",\n \"promisc\": false,\n \"mtu\": 1500,\n \"allmulti\": true,\n \
-             \"txQLen\": 1000,\n \"network\": \"net\"\n}"
+             \"txQLen\": 1000,\n \"network\": \"net\",\n \"tunedMac\": \"0a:58:0a:16:00:03\"\n}"
         );
     }
 
@@ -192,6 +203,9 @@ mod tests {
         assert_eq!(former.unwrap().tx_queue, None);
         let kept = Backup::read(&path).unwrap().unwrap();
         assert_eq!((kept.mtu, kept.tx_queue), (1500, Some(1000)));
+        assert!(kept.may_be_of(&link()));
+        let another = Link { mac: "0a:58:0a:16:00:09".parse().ok(), ..link() };
+        assert!(!kept.may_be_of(&another) && Backup::default().may_be_of(&another));
         std::fs::write(&path, "{\"mtu\":").unwrap();
         assert_eq!(Backup::read(&path), Ok(None));
         std::fs::remove_dir_all(&dir).unwrap();

@@ -7,6 +7,7 @@ mod conf;
 mod update;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use self::backup::Backup;
@@ -80,11 +81,12 @@ impl Plugin for Tuning {
     ///
     /// That the kernel refuses a value is no failure: the list's DEL would end here, and the interface, which mostly is
     /// removed next, would stay.
-    fn del(&self, req: &Request, _: &mut Kernel) -> Result<()> {
+    fn del(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
         let path = backup::path(&conf::data_dir(req)?, &Attachment::of(req));
         if let Some(backup) = Backup::read(&path)?
             && let Some(mut container) = Container::find(req)?
             && let Some(link) = container.rtnl.link(&req.ifname)?
+            && container.is_own(&link, req, kernel.host()?)?.unwrap_or_else(|| backup.may_be_of(&link))
             && restore(&mut container, &link, &backup).is_err()
         {
             return Ok(());
@@ -245,9 +247,16 @@ fn tell(result: &mut CniResult, req: &Request, conf: &Conf) {
     }
 }
 
-/// Compares a setting with what it was set to; white space between several values does not count.
+/// Compares a setting with what it was set to, unless it can only be written; white space between several values does not
+/// count.
 fn check_sysctl(sysctl: &Sysctl) -> Result<()> {
-    let found = value(file(sysctl)?)?;
+    let path = file(sysctl)?;
+    let mode =
+        fs::metadata(Path::new("/proc/sys").join(path)).map_or(0o444, |meta| meta.permissions().mode());
+    if mode & 0o444 == 0 {
+        return Ok(());
+    }
+    let found = value(path)?;
     match found.split_whitespace().eq(sysctl.value.split_whitespace()) {
         true => Ok(()),
         false => Err(difference(format!("sysctl {} is {found:?}, expected {:?}", sysctl.name, sysctl.value))),

@@ -112,7 +112,8 @@ impl Plugin for Vrf {
             }
         }
         or_take_back(kernel, |_, undo| {
-            undo.push(move |kernel| release(req, &mut Container::open(req)?, kernel.waits()));
+            let there = vrf.as_ref().map(|vrf| vrf.index);
+            undo.push(move |kernel| release(req, &mut Container::open(req)?, there, kernel.waits()));
             let vrf = match vrf {
                 Some(vrf) => vrf,
                 None => create(&mut container, &conf)?,
@@ -127,7 +128,12 @@ impl Plugin for Vrf {
     fn del(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
         let Some(mut container) = Container::find(req)? else { return Ok(()) };
         let _lock = container.netns.lock()?;
-        release(req, &mut container, kernel.waits())
+        if let Some(link) = container.rtnl.link(&req.ifname)?
+            && container.is_own(&link, req, kernel.host()?)? == Some(false)
+        {
+            return Ok(());
+        }
+        release(req, &mut container, None, kernel.waits())
     }
 
     fn check(&self, req: &Request, _kernel: &mut Kernel) -> Result<()> {
@@ -197,28 +203,31 @@ fn create(container: &mut Container, conf: &Conf) -> Result<Link> {
     vrf.ok_or_else(|| Error::internal(format!("{} vanished while it was set up", conf.name)))
 }
 
-/// Takes the interface out of its VRF, with its routes, and removes the VRF if it was the last. The name comes from the
-/// configuration; without a valid one, from the interface.
-fn release(req: &Request, container: &mut Container, wait: bool) -> Result<()> {
+/// Takes the interface out of its VRF, with its routes, and removes the VRFs that have no interface any more but for the one
+/// with index `kept`. The configuration may name another one by now, or none.
+fn release(req: &Request, container: &mut Container, kept: Option<u32>, wait: bool) -> Result<()> {
+    let vrfs = container.rtnl.links(Some("vrf"))?;
     let link = container.rtnl.link(&req.ifname)?;
-    let master = link.as_ref().and_then(|link| link.master);
-    let vrf = match (Conf::new(req), master) {
-        (Ok(conf), _) => container.rtnl.link(&conf.name)?,
-        (Err(_), Some(master)) => container.rtnl.link_by_index(master)?,
-        (Err(_), None) => None,
-    };
-    let Some(vrf) = vrf.filter(|vrf| vrf.kind == "vrf") else { return Ok(()) };
-    let table = vrf.vrf_table.unwrap_or(TABLE_MAIN);
-    let left = match link.filter(|link| link.master == Some(vrf.index)) {
+    let own = vrfs.iter().find(|vrf| link.as_ref().is_some_and(|link| link.master == Some(vrf.index)));
+    let left = match (link, own) {
         // What somebody has damaged since cannot all be put back, and that must not keep the interface in.
-        Some(link) => transfer(container, &link, None, table, TABLE_MAIN).unless_gone().map(drop),
-        None => Ok(()),
+        (Some(link), Some(vrf)) => {
+            let table = vrf.vrf_table.unwrap_or(TABLE_MAIN);
+            transfer(container, &link, None, table, TABLE_MAIN).unless_gone().map(drop)
+        }
+        _ => Ok(()),
     };
-    // A VRF with another alias is somebody's who did not expect it to go.
-    let is_empty = !container.rtnl.links(None)?.iter().any(|link| link.master == Some(vrf.index));
-    let removed = match is_empty && (vrf.alias.is_empty() || vrf.alias == ALIAS) {
-        true => remove_links(&mut container.rtnl, &[vrf.dev()], wait)?,
-        false => Vec::new(),
+    let links = container.rtnl.links(None)?;
+    let name = Conf::new(req).map(|conf| conf.name).ok().or_else(|| own.map(|vrf| vrf.name.clone()));
+    // One without alias may be the Go plugin's; with another it is somebody's who did not expect it to go.
+    let is_ours =
+        |vrf: &Link| vrf.alias == ALIAS || (vrf.alias.is_empty() && name.as_ref() == Some(&vrf.name));
+    let is_empty = |vrf: &Link| !links.iter().any(|link| link.master == Some(vrf.index));
+    let stale = vrfs.iter().filter(|vrf| Some(vrf.index) != kept && is_ours(vrf) && is_empty(vrf));
+    let stale: Vec<Dev> = stale.map(Link::dev).collect();
+    let removed = match stale.is_empty() {
+        true => Vec::new(),
+        false => remove_links(&mut container.rtnl, &stale, wait)?,
     };
     let removed = removed.into_iter().filter_map(|outcome| outcome.unless_gone().err());
     Error::all(left.err().into_iter().chain(removed).collect()).map_or(Ok(()), Err)

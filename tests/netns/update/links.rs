@@ -220,6 +220,10 @@ fn what_the_ipam_plugin_tells_changes_too() {
     site.add(&container, &[]);
     site.rewrite(json!({"ipam": routes, "mtu": 1400}), &[json!({"type": "sbr"})]);
     site.refused(&container, &[]).err().names(&["needs a new attachment: bridge ipam.routes: "]);
+    let default = json!({"ipam": ipam("192.0.2.2"), "mtu": 1400, "isDefaultGateway": true});
+    site.rewrite(default, &[json!({"type": "sbr"})]);
+    let failure = site.refused(&container, &[]).err();
+    failure.names(&["needs a new attachment: bridge isDefaultGateway: not set -> true"]);
     site.rewrite(json!({"ipam": ipam("192.0.2.2"), "mtu": 1400}), &[json!({"type": "sbr"})]);
     site.update(&container, &[]);
     assert_eq!(link(&container, "eth0")["mtu"], 1400);

@@ -86,6 +86,38 @@ fn limits_change_in_place_and_come_and_go() {
 }
 
 #[test]
+fn addresses_name_their_interfaces_when_one_leaves_the_result() {
+    require_netns!();
+    let site = Site::bridged(json!({}), &[]);
+    if !has_ifb() {
+        return crate::support::skip("this kernel has no ifb");
+    }
+    let limits = json!({"type": "bandwidth", "egressRate": 16_000_000, "egressBurst": 80_000});
+    let tap = json!({"type": "tc-redirect-tap"});
+    site.rewrite(json!({}), &[limits, tap.clone()]);
+    let container = site.node.container();
+    let named = |result: &Value| {
+        let name = |ip: &Value| {
+            let index = ip["interface"].as_u64().unwrap() as usize;
+            json!([
+                ip["address"],
+                result["interfaces"][index]["name"],
+                result["interfaces"][index]["sandbox"]
+            ])
+        };
+        result["ips"].as_array().unwrap().iter().map(name).collect::<Vec<_>>()
+    };
+    let before = site.add(&container, &[]);
+    site.rewrite(json!({}), &[json!({"type": "bandwidth"}), tap]);
+    site.settles(&container, &[]);
+    let after = site.kept(&container)["result"].clone();
+    assert_eq!(named(&after), named(&before));
+    let count = |result: &Value| result["interfaces"].as_array().unwrap().len();
+    assert_eq!(count(&after), count(&before) - 1);
+    site.end(&container);
+}
+
+#[test]
 fn policies_of_the_firewall_follow_the_configuration() {
     require_netns!();
     let firewall = |keys: Value| with(json!({"type": "firewall", "backend": "iptables"}), keys);
