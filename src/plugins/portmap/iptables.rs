@@ -383,11 +383,11 @@ fn placed_entries(
 /// to them.
 pub fn taken(nft: &mut Socket, at: &Attachment, records: &[Record]) -> Result<Vec<Taken>> {
     let Some(family) = records.first().map(Record::family) else { return Ok(Vec::new()) };
-    let (own, table) = (Own::new(at, family), table(family));
-    let mut all = Vec::new();
+    let (table, mut all) = (table(family), Vec::new());
     if nft.chain(table, DNAT)?.is_none() {
         return Ok(all);
     }
+    let own = Own::new(at, family);
     let is_wanted = |port: &u16| records.iter().any(|record| record.host_port == *port);
     let mut chains: BTreeMap<String, Vec<ListedRule>> = BTreeMap::new();
     for entry in nft.rules(table, Some(DNAT))? {
