@@ -14,6 +14,7 @@ pub mod arena;
 pub(crate) mod attach;
 pub(crate) mod cli;
 pub mod cni;
+pub(crate) mod decimal;
 pub(crate) mod hex;
 pub(crate) mod invoke;
 pub(crate) mod kernel;

@@ -71,7 +71,7 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
             files.push(entry.path());
         }
     }
-    files.sort();
+    files.sort_unstable();
     Ok(files)
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cni::json::Value;
 use crate::cni::{CniResult, Error, IpConfig, Result};
+use crate::decimal::scaled;
 use crate::personality::Process;
 use crate::runtime::{CACHE_DIR, Directory, NetworkList, Runtime};
 
@@ -115,8 +116,9 @@ pub fn runtime(process: &Process<'_>, options: Options<'_>) -> Runtime {
 /// It is none.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     let invalid = || format!("{text:?} is not a number of seconds greater than 0, such as 5 or 0.5");
-    let seconds: f64 = text.strip_suffix('s').unwrap_or(text).parse().map_err(|_| invalid())?;
-    Duration::try_from_secs_f64(seconds).ok().filter(|limit| !limit.is_zero()).ok_or_else(invalid)
+    // In nanoseconds.
+    let limit = scaled(text.strip_suffix('s').unwrap_or(text), 9).and_then(|(n, _)| u64::try_from(n).ok());
+    limit.filter(|limit| *limit > 0).map(Duration::from_nanos).ok_or_else(invalid)
 }
 
 /// Arguments for the plugins: the option, or `CNI_ARGS`.

@@ -4,7 +4,7 @@
 /// exchanged or swapped with a neighbour; the nearest, of equals the first.
 pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = if written.chars().count() <= 4 { 1 } else { 2 };
-    let written = written.to_lowercase().replace('_', "-");
+    let written = written.to_ascii_lowercase().replace('_', "-");
     let near = known.into_iter().map(|word| (distance(&written, word), word));
     near.filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)

@@ -16,6 +16,7 @@ use serde::forward_to_deserialize_any;
 use serde_json::value::RawValue;
 
 use super::error::{Code, Error, Result};
+use crate::decimal::scaled;
 
 /// Nesting deeper than this is refused: no configuration needs it, and it bounds the stack.
 const MAX_DEPTH: usize = 64;
@@ -245,6 +246,7 @@ impl de::Error for Mismatch {
             Unexpected::Str(s) => format!("the string {s:?}"),
             Unexpected::Seq => "a list".to_owned(),
             Unexpected::Map => "an object".to_owned(),
+            Unexpected::Other(text) => text.to_owned(),
             other => other.to_string(),
         };
         let msg = format!("expected {expected}, found {found}");
@@ -278,8 +280,8 @@ impl Node<'_> {
         if let Ok(number) = text.parse::<i128>() {
             return Ok(number);
         }
-        match text.parse::<f64>() {
-            Ok(number) if self.floats && number.fract() == 0.0 && number.abs() < 1e18 => Ok(number as i128),
+        match scaled(text, 0).filter(|_| self.floats) {
+            Some((number, true)) => Ok(number.into()),
             _ => Err(self.wrong_type("an integer")),
         }
     }
@@ -305,7 +307,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
             Value::Bool(b) => visitor.visit_bool(*b),
             Value::Number(text) => match self.integer().map(i64::try_from) {
                 Ok(Ok(number)) => visitor.visit_i64(number),
-                _ => visitor.visit_f64(text.parse().unwrap_or(f64::NAN)),
+                _ => Err(de::Error::invalid_type(Unexpected::Other(&format!("the number {text}")), &visitor)),
             },
             Value::String(s) => visitor.visit_str(s),
             Value::Array(_) => self.deserialize_seq(visitor),
@@ -329,13 +331,6 @@ impl<'de> Deserializer<'de> for Node<'_> {
         deserialize_u16 => visit_u16: u16, "an integer from 0 to 65535";
         deserialize_u32 => visit_u32: u32, "an integer from 0 to 4294967295";
         deserialize_u64 => visit_u64: u64, "an integer of 64 bits, not negative";
-    }
-
-    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
-        match self.value {
-            Value::Number(text) => visitor.visit_f64(text.parse().unwrap_or(f64::NAN)),
-            _ => Err(self.wrong_type("a number")),
-        }
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
@@ -423,7 +418,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
     }
 
     forward_to_deserialize_any! {
-        i128 u128 f32 char bytes byte_buf unit unit_struct tuple_struct identifier
+        i128 u128 f32 f64 char bytes byte_buf unit unit_struct tuple_struct identifier
     }
 }
 

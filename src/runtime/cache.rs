@@ -298,7 +298,7 @@ impl Cache {
         };
         let mut paths =
             entries.map(|entry| entry.map(|e| e.path()).map_err(failed)).collect::<Result<Vec<PathBuf>>>()?;
-        paths.sort();
+        paths.sort_unstable();
         let read = |path: PathBuf| CachedAttachment::parse(&fs::read(path).ok()?).ok();
         let named = |a: &CachedAttachment| !a.network.is_empty() && !a.ifname.is_empty();
         Ok(paths.into_iter().filter_map(read).filter(named).collect())

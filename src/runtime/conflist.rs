@@ -88,7 +88,7 @@ impl NetworkList {
     pub fn capabilities(&self) -> Vec<String> {
         let mut names: Vec<String> =
             self.plugins.iter().filter_map(|plugin| capabilities(plugin).ok()).flatten().collect();
-        names.sort();
+        names.sort_unstable();
         names.dedup();
         names
     }
@@ -381,7 +381,7 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
             files.push(entry.path());
         }
     }
-    files.sort();
+    files.sort_unstable();
     Ok(files)
 }
 

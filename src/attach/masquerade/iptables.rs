@@ -238,7 +238,7 @@ pub fn plan_gc(nft: &mut Socket, network: &str, valid: &[(String, String)]) -> R
         };
         let mut chains: Vec<String> = rules.iter().filter(ours).filter_map(chain_of).collect();
         chains.retain(|name| names::is_iptables_chain(name));
-        chains.sort();
+        chains.sort_unstable();
         chains.dedup();
         for name in chains {
             let Some(chain) = nft.chain(table(family), &name)? else { continue };

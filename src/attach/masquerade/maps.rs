@@ -114,7 +114,7 @@ impl Wanted {
         }
         let exempt = exempt.iter().filter(|net| Family::of(net.addr()) == family);
         let mut prefixes: Vec<IpNet> = own.chain(exempt).map(IpNet::trunc).collect();
-        prefixes.sort();
+        prefixes.sort_unstable();
         prefixes.dedup();
         let shown: Vec<String> = prefixes.iter().map(IpNet::to_string).collect();
         let chain = names::network_chain(at.network, &shown);
@@ -249,7 +249,7 @@ pub fn plan_del(
         let former = indexed(nft, family, &comment)?;
         let mut candidates = former.clone();
         candidates.extend(known.iter().filter(|address| Family::of(**address) == family));
-        candidates.sort();
+        candidates.sort_unstable();
         candidates.dedup();
         let mut references: BTreeMap<String, u32> = BTreeMap::new();
         for address in candidates {

@@ -39,7 +39,7 @@ fn commands() -> Vec<(String, CommandInfoWithArgs)> {
     }
     let mut all = Vec::new();
     walk(String::new(), definition(), &mut all);
-    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     all
 }
 

@@ -317,7 +317,7 @@ fn mappings(attachments: &mut [Attached], cached: &[CachedAttachment]) {
             let addresses: Vec<IpAddr> = attached.addresses.iter().filter_map(bare).filter(global).collect();
             attached.mappings = portmap::requested(asked, &addresses);
         }
-        attached.mappings.sort();
+        attached.mappings.sort_unstable();
     }
 }
 
@@ -465,6 +465,6 @@ fn leases(dir: &Path) -> Vec<Lease> {
             Some(Lease { address, container, ifname, file: entry.path(), in_use: false })
         })
         .collect();
-    leases.sort_by_key(|lease| lease.address);
+    leases.sort_unstable_by_key(|lease| lease.address);
     leases
 }

@@ -132,7 +132,7 @@ fn configured(process: &Process<'_>) -> Result<Vec<NetworkList>> {
         .map(|entry| entry.map(|e| e.path()).map_err(failed))
         .collect::<Result<Vec<PathBuf>>>()?;
     files.retain(|file| file.extension().is_some_and(|e| e == "conf"));
-    files.sort();
+    files.sort_unstable();
     match files.is_empty() {
         true => Err(Error::config(format!("there are no *.conf files in {}", dir.display()))),
         false => files.iter().map(|file| NetworkList::load(file)).collect(),

@@ -207,7 +207,7 @@ pub fn expand(path: &Path) -> Result<Vec<PathBuf>> {
             files.push(file);
         }
     }
-    files.sort();
+    files.sort_unstable();
     Ok(files)
 }
 

@@ -44,7 +44,7 @@ pub fn object(report: &mut Report, path: &str, members: &[(String, Value)], keys
 /// The known word that is nearest, whatever its case.
 pub fn did_you_mean_any_case<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let words: Vec<(&str, String)> =
-        known.map(|word| (word, word.to_lowercase().replace('_', "-"))).collect();
+        known.map(|word| (word, word.to_ascii_lowercase().replace('_', "-"))).collect();
     let near = did_you_mean(written, words.iter().map(|(_, lower)| lower.as_str()))?;
     words.iter().find(|(_, lower)| lower == near).map(|(word, _)| *word)
 }

@@ -68,7 +68,7 @@ pub fn namespace(path: &str) -> Result<()> {
                 .flatten()
                 .map(|entry| entry.file_name().to_string_lossy().into_owned())
                 .collect();
-            names.sort();
+            names.sort_unstable();
             let details = match names.as_slice() {
                 [] => format!("there are none in {NAMES}; ip netns add NAME makes one"),
                 names => format!("there are in {NAMES}: {}", names.join(", ")),

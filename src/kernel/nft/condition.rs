@@ -229,7 +229,7 @@ impl Condition {
             }
             Condition::Type(side, route) => {
                 let option = if *side == Side::Source { "--src-type" } else { "--dst-type" };
-                write!(f, " -m addrtype {not}{option} {}", route.name().to_uppercase())
+                write!(f, " -m addrtype {not}{option} {}", route.name().to_ascii_uppercase())
             }
             Condition::Mark { value, mask: u32::MAX } => write!(f, " -m mark {not}--mark {value:#x}"),
             Condition::Mark { value, mask } => write!(f, " -m mark {not}--mark {value:#x}/{mask:#x}"),

@@ -209,7 +209,7 @@ impl Rule {
                 Statement::SetMark(bits) => write!(f, " -j MARK --set-xmark {bits:#x}/{bits:#x}")?,
                 Statement::Verdict(Verdict::Jump(chain)) => write!(f, " -j {chain}")?,
                 Statement::Verdict(Verdict::Goto(chain)) => write!(f, " -g {chain}")?,
-                Statement::Verdict(verdict) => write!(f, " -j {}", verdict.to_string().to_uppercase())?,
+                Statement::Verdict(verdict) => write!(f, " -j {}", verdict.to_string().to_ascii_uppercase())?,
                 Statement::Masquerade => f.write_str(" -j MASQUERADE")?,
                 Statement::Lookup(..)
                 | Statement::LookupAll(..)

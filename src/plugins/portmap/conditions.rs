@@ -187,7 +187,7 @@ impl Reader {
             "--src-type" | "--dst-type" => {
                 let side = if option == "--src-type" { Side::Source } else { Side::Destination };
                 let value = self.need(&option)?;
-                vec![Statement::Only(Condition::Type(side, self.route(&value.to_lowercase())?))]
+                vec![Statement::Only(Condition::Type(side, self.route(&value.to_ascii_lowercase())?))]
             }
             "-m" | "--match" if !not => {
                 let module = self.need(&option)?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::super::conf::SOCKET;
 use super::super::rpc::state_of;
 use crate::cni::{Error, Result};
+use crate::decimal::scaled;
 use crate::plugins::dhcp::clock::Millis;
 
 /// What `dhcp daemon -help` prints.
@@ -136,23 +137,23 @@ fn duration(name: &str, text: &str) -> Result<Millis> {
     if text == "0" {
         return Ok(0);
     }
-    let (mut rest, mut total) = (text, 0.0);
+    let (mut rest, mut nanos) = (text, 0_i64);
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(invalid)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
         let unit = rest[digits..].find(|c: char| c.is_ascii_digit() || c == '.');
         let end = unit.map_or(rest.len(), |n| digits + n);
-        total += number
-            * match &rest[digits..end] {
-                "ms" => 1.0,
-                "s" => 1_000.0,
-                "m" => 60_000.0,
-                "h" => 3_600_000.0,
-                _ => return Err(invalid()),
-            };
+        let (places, factor) = match &rest[digits..end] {
+            "ms" => (6, 1),
+            "s" => (9, 1),
+            "m" => (9, 60),
+            "h" => (9, 3_600),
+            _ => return Err(invalid()),
+        };
+        let number = scaled(&rest[..digits], places).and_then(|(number, _)| number.checked_mul(factor));
+        nanos = number.and_then(|number| nanos.checked_add(number)).ok_or_else(invalid)?;
         rest = &rest[end..];
     }
-    if text.is_empty() { Err(invalid()) } else { Ok(total as Millis) }
+    if text.is_empty() { Err(invalid()) } else { Ok(nanos.unsigned_abs() / 1_000_000) }
 }
 
 #[cfg(test)]
