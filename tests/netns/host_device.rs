@@ -8,7 +8,7 @@ use crate::support::{Container, Node, VERSIONS, assert_same, require_netns, skip
 use crate::{with, with_static};
 
 /// A node with the device `dev0`, up, and its other end `far0` (10.5.0.1/24, fd00:5::1/64).
-fn node() -> Node {
+pub fn node() -> Node {
     let node = Node::new();
     node.ip(&[
         "link add dev0 type veth peer name far0",
@@ -21,7 +21,7 @@ fn node() -> Node {
 }
 
 /// The device by name, without addresses.
-fn config(node: &Node) -> Value {
+pub fn config(node: &Node) -> Value {
     json!({
         "cniVersion": "1.1.0", "name": "net", "type": "host-device", "device": "dev0",
         "dataDir": node.workdir().root().join("host-device"),
@@ -33,13 +33,13 @@ fn addressed(node: &Node) -> Value {
     with_static(config(node), addresses, json!([{"dst": "0.0.0.0/0"}]))
 }
 
-fn records(node: &Node) -> usize {
+pub fn records(node: &Node) -> usize {
     let dir = std::fs::read_dir(node.workdir().root().join("host-device"));
     dir.map_or(0, Iterator::count)
 }
 
 /// What belongs to `dev0` on the host: flags, MTU, MAC, alias, master, addresses and routes.
-fn state(node: &Node) -> Value {
+pub fn state(node: &Node) -> Value {
     let link = node.link("dev0");
     let mut routes = Vec::new();
     for family in [4, 6] {
