@@ -5,8 +5,12 @@ mod moves;
 mod record;
 mod sysfs;
 
+use std::cmp::Reverse;
+use std::path::Path;
+
 use self::conf::{Conf, Selector};
-use self::record::{Kept, Record};
+use self::record::Kept;
+pub use self::record::Record;
 use self::sysfs::{Device, Sysfs};
 use super::keys::Key;
 use super::{Kind, Plugin};
@@ -100,6 +104,14 @@ impl Plugin for HostDevice {
         }
         conf.ipam.as_deref().map_or(Ok(()), |plugin| ipam::forward(plugin, req, kernel))
     }
+}
+
+/// What the records in a directory (`dataDir`; `None`: the default) tell of devices that were moved, the latest first: what
+/// an earlier one says of the same device is over.
+pub fn moved(dir: Option<&str>) -> Vec<Record> {
+    let mut kept = record::kept(Path::new(dir.unwrap_or(conf::DATA_DIR))).unwrap_or_default();
+    kept.sort_by_key(|kept| Reverse(kept.written));
+    kept.into_iter().map(|kept| kept.record).collect()
 }
 
 /// The device that the configuration names.

@@ -100,7 +100,7 @@ pub struct Kept {
     /// The file.
     pub path: PathBuf,
     /// When the device was taken: who took it last has it.
-    written: SystemTime,
+    pub written: SystemTime,
     /// What is in it.
     pub record: Record,
 }
@@ -216,14 +216,15 @@ impl Record {
 
     /// Whether a link inside a container is this device: it has the host's name as its alias, wherever the container took
     /// its name; or its address, under one of the names it can have, when the container changed the alias.
-    pub fn pick<'a>(&self, links: &'a [Link]) -> Option<&'a Link> {
+    pub fn pick<'a>(&self, links: impl IntoIterator<Item = &'a Link> + Clone) -> Option<&'a Link> {
         let by_alias = |l: &&Link| l.alias == self.device;
         let by_mac = |l: &&Link| {
             let same = !self.mac.is_empty() && l.mac.is_some_and(|mac| mac.to_string() == self.mac);
             same && (l.name == self.ifname || l.name == self.device)
         };
-        let named = links.iter().find(|l| l.name == self.ifname && by_alias(l));
-        named.or_else(|| links.iter().find(by_alias)).or_else(|| links.iter().find(by_mac))
+        let all = || links.clone().into_iter();
+        let named = all().find(|l| l.name == self.ifname && by_alias(l));
+        named.or_else(|| all().find(by_alias)).or_else(|| all().find(by_mac))
     }
 
     /// What makes `link`, back under its name, what it was; the alias last: as long as it is the name, this is not done.
