@@ -16,9 +16,7 @@ use crate::attach::{Attachment, state};
 use crate::cni::json::Value;
 use crate::cni::{Error, Result};
 use crate::kernel::netns::Netns;
-use crate::kernel::rtnl::{
-    AddAddress, Address, Change, Dev, Handle, Link, Mac, NextHop, Route, RouteSpec, SetLink,
-};
+use crate::kernel::rtnl::{Address, Change, Dev, Handle, Link, Mac, NextHop, Route, RouteSpec, SetLink};
 
 /// `RT_TABLE_LOCAL`, linux/rtnetlink.h: the kernel's own routes to addresses.
 const TABLE_LOCAL: u32 = 255;
@@ -59,11 +57,14 @@ pub struct Record {
     /// Name of the bridge (or other master) it was a port of; empty when there was none.
     pub master: String,
     /// Addresses that somebody gave it for good; those of DHCP clients and router advertisements come again by themselves.
-    pub addresses: Vec<IpNetText>,
+    /// Earlier builds wrote no more than address and prefix length.
+    pub addresses: Vec<AddressText>,
     /// Routes that somebody added.
     pub routes: Vec<RouteRecord>,
 }
 
+/// An [`Address`] as text.
+type AddressText = String;
 /// An address with its prefix length, as text.
 type IpNetText = String;
 
@@ -174,9 +175,15 @@ impl Record {
             hardware: link.kind.is_empty(),
             up: link.is_up(),
             master: master.map(|master| master.name).unwrap_or_default(),
-            addresses: addresses.iter().filter(|a| is_lasting(a)).map(|a| a.net.to_string()).collect(),
+            addresses: Vec::new(),
             routes: Vec::new(),
         };
+        for mut address in addresses.into_iter().filter(is_lasting) {
+            if address.label == link.name {
+                address.label.clear();
+            }
+            record.addresses.push(address.to_string());
+        }
         for route in routes.iter().filter(|route| is_somebodys(route)) {
             let mut hops = Vec::with_capacity(route.nexthops.len());
             for hop in &route.nexthops {
@@ -251,9 +258,9 @@ impl Record {
         if self.up && !link.is_up() {
             changes.push(Change::SetLink(SetLink { up: Some(true), ..set() }));
         }
-        let nets = self.addresses.iter().filter_map(|text| text.parse::<IpNet>().ok());
         // Nobody else can have got its addresses while it was away; routes from them must be possible at once.
-        changes.extend(nets.map(|net| Change::AddAddress(AddAddress { dev: dev.clone(), net, nodad: true })));
+        let addresses = self.addresses.iter().filter_map(|text| text.parse().ok());
+        changes.extend(addresses.map(|address| Change::RestoreAddress { dev: dev.clone(), address }));
         for route in &self.routes {
             changes.extend(route.spec(&dev, host)?.map(Change::AddRoute));
         }
