@@ -18,7 +18,7 @@ use crate::cni::json::Value;
 use crate::cni::names::is_identifier;
 use crate::cni::{Error, Result, ValidAttachment, Version};
 use crate::personality::Process;
-use crate::runtime::{Attachment, NetworkList, Runtime};
+use crate::runtime::{Attachment, CachedAttachment, NetworkList, Runtime};
 
 pub use self::names::{absolute, id_of};
 pub use self::update::Update;
@@ -306,13 +306,10 @@ impl Add {
     /// Attaches; prints the result.
     pub fn run(&self, process: &mut Process<'_>) -> i32 {
         let added = self.add(process);
-        match added {
-            Ok(text) => print(process, &text),
-            Err(e) => fail(process, "cni-all add", self.json, &e),
-        }
+        added.unwrap_or_else(|e| fail(process, "cni-all add", self.json, &e))
     }
 
-    fn add(&self, process: &mut Process<'_>) -> Result<String> {
+    fn add(&self, process: &mut Process<'_>) -> Result<i32> {
         let call = self.call();
         let network = call.network(process, "cni-all add")?;
         let mut attachment = call.attachment(process, &self.netns)?;
@@ -321,15 +318,22 @@ impl Add {
         namespace(&attachment.netns)?;
         let runtime = Runtime { keep_failed: self.keep_failed, ..call.runtime(process) };
         if self.dry_run {
-            return preview(&runtime, &network, Order::FilesFirst, |runtime, network| {
+            let text = preview(&runtime, &network, Order::FilesFirst, |runtime, network| {
                 runtime.add(network, &attachment)
-            });
+            })?;
+            return Ok(print(process, &text));
         }
         let result = runtime.add(&network, &attachment)?;
-        match self.json {
-            true => result.to_json(Version::from_text(&network.version).unwrap_or(Version::LATEST)),
-            false => Ok(lines(&network.name, &attachment.ifname, &result)),
+        let text = match self.json {
+            true => result.to_json(Version::from_text(&network.version).unwrap_or(Version::LATEST))?,
+            false => lines(&network.name, &attachment.ifname, &result),
+        };
+        let status = print(process, &text);
+        if status != 0 {
+            // Nobody knows of it.
+            runtime.del(&network, &attachment)?;
         }
+        Ok(status)
     }
 }
 
@@ -339,9 +343,15 @@ impl Check {
         let check = |process: &mut Process<'_>| {
             let call = self.call();
             let network = call.network(process, "cni-all check")?;
-            let attachment = call.attachment(process, &self.netns)?;
+            let mut attachment = call.attachment(process, &self.netns)?;
             namespace(&attachment.netns)?;
-            call.runtime(process).check(&network, &attachment)
+            let runtime = call.runtime(process);
+            let Attachment { container_id, ifname, .. } = &attachment;
+            // What cannot be read is what the comparison says then.
+            if let Ok(Some(kept)) = runtime.cached_attachment(&network.name, container_id, ifname) {
+                complete(&mut attachment, kept);
+            }
+            runtime.check(&network, &attachment)
         };
         let checked = check(process);
         end(process, "cni-all check", self.json, checked)
@@ -377,14 +387,9 @@ impl Del {
         };
         if let Some(kept) = kept {
             if self.netns.is_none() {
-                attachment.netns = kept.netns;
+                attachment.netns.clone_from(&kept.netns);
             }
-            if attachment.args.is_empty() {
-                attachment.args = kept.args;
-            }
-            if attachment.capability_args.is_empty() {
-                attachment.capability_args = kept.capability_args;
-            }
+            complete(&mut attachment, kept);
         }
         if self.dry_run {
             return preview(&runtime, &network, Order::FilesLast, |runtime, network| {
@@ -437,6 +442,16 @@ impl Status {
         };
         let asked = ask(process);
         end(process, "cni-all status", self.json, asked)
+    }
+}
+
+/// Arguments that are not given are those that were kept at ADD.
+fn complete(attachment: &mut Attachment, kept: CachedAttachment) {
+    if attachment.args.is_empty() {
+        attachment.args = kept.args;
+    }
+    if attachment.capability_args.is_empty() {
+        attachment.capability_args = kept.capability_args;
     }
 }
 
