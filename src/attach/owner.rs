@@ -81,13 +81,15 @@ pub fn alias(of: &Attachment<'_>, addresses: &[IpNet]) -> String {
     alias
 }
 
-/// A name cut to [`MAX_NAME`] bytes, ending in `#` and a hash of the whole. `#` cannot stand in a name.
+/// A name cut to [`MAX_NAME`] bytes, ending in `#` and a hash of the whole. `#` cannot stand in a name. A name that a GC says
+/// is valid can be any text.
 fn abbreviate(name: &str) -> String {
     if name.len() <= MAX_NAME {
         return name.to_owned();
     }
     let hash = hex(&Sha512::digest(name)[..8]);
-    format!("{}#{hash}", &name[..MAX_NAME - 1 - hash.len()])
+    let beginning = &name.as_bytes()[..MAX_NAME - 1 - hash.len()];
+    format!("{}#{hash}", String::from_utf8_lossy(beginning))
 }
 
 /// The host-side names a veth of this attachment may have, in order of preference. `veth` and eight hex digits, as the
@@ -134,6 +136,7 @@ mod tests {
         assert!(alias.len() <= 255, "{}", alias.len());
         let owner = Owner::parse(&alias).unwrap();
         assert!(owner.is(&long) && !owner.is(&Attachment { container_id: &a, ..long }) && !owner.is_on(&b));
+        assert!(!owner.is_on(&"é".repeat(60)) && !owner.is_on(&format!("x{}", "é".repeat(60))));
     }
 
     #[test]

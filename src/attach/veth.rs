@@ -131,8 +131,8 @@ pub fn quiet_ipv6(link: &str, is_gateway: bool) {
     }
 }
 
-/// Whether a link under one of the attachment's host names is its own: the alias says so, or there is none yet because
-/// an ADD was killed before it could be set.
+/// Whether a veth under one of the attachment's names is its own: the alias says so, or there is none: a Go plugin gives
+/// none, and an ADD can have been killed before it could be set.
 fn belongs(link: &Link, of: &Attachment<'_>) -> bool {
     link.kind == "veth"
         && (link.alias.is_empty() || Owner::parse(&link.alias).is_some_and(|owner| owner.is(of)))
@@ -169,7 +169,9 @@ pub fn remove(kernel: &mut Kernel, req: &Request, ends: &[Link]) -> Result<()> {
     }
 }
 
-/// Removes the container's end of a pair whose host end does not say that it is the attachment's: a Go plugin's.
+/// Removes the container's end of a pair whose host end does not say that it is the attachment's: a Go plugin's. The path
+/// may name another container's namespace by now: what is no veth, has an alias (as a device that host-device has moved) or
+/// another owner stays.
 ///
 /// # Errors
 /// It is there but cannot be removed.
@@ -177,13 +179,12 @@ pub fn remove_container_end(kernel: &mut Kernel, req: &Request) -> Result<()> {
     let wait = kernel.waits();
     let Some(mut container) = Container::find(req)? else { return Ok(()) };
     let Some(link) = container.rtnl.link(&req.ifname)? else { return Ok(()) };
-    // The path may name another container's namespace by now: its interface says so at its host end.
-    let host_end = link.peer.map(|peer| kernel.host()?.link_by_index(peer)).transpose()?.flatten();
-    let owner = host_end.and_then(|end| Owner::parse(&end.alias));
-    match owner.is_none_or(|owner| owner.is(&Attachment::of(req))) {
-        true => first_failure(remove_links(&mut container.rtnl, &[link.dev()], wait)?),
-        false => Ok(()),
+    let of = Attachment::of(req);
+    let owner = peer(kernel.host()?, &link)?.and_then(|end| Owner::parse(&end.alias));
+    if !belongs(&link, &of) || owner.is_some_and(|owner| !owner.is(&of)) {
+        return Ok(());
     }
+    first_failure(remove_links(&mut container.rtnl, &[link.dev()], wait)?)
 }
 
 /// Removes host ends, and with them the ends in the containers.

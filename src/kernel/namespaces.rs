@@ -2,45 +2,37 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use super::netns::Netns;
 
-/// Every namespace but the calling thread's own that is mounted somewhere (as `ip netns` and container runtimes do) or
-/// that a process is in. One that goes away while it is looked for is left out.
-pub fn others() -> Vec<Netns> {
-    let mut seen: HashSet<String> = identity(Path::new("/proc/thread-self/ns/net")).into_iter().collect();
-    let mut found = Vec::new();
+/// Every namespace but the calling thread's own that has one of these paths, is mounted somewhere (as `ip netns` and
+/// container runtimes do), or that a process is in; each once, by the first path in this order. Opened one after the other;
+/// one that goes away meanwhile is left out.
+pub fn others(known: Vec<PathBuf>) -> impl Iterator<Item = Netns> {
+    let mut paths = known;
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    for (name, path) in mounts.lines().filter_map(mounted) {
-        if seen.insert(name) {
-            found.extend(Netns::find(&path).ok().flatten());
-        }
-    }
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        if !entry.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()) {
-            continue;
-        }
-        let path = entry.path().join("ns/net");
-        if let Some(name) = identity(&path)
-            && seen.insert(name)
-        {
-            found.extend(path.to_str().and_then(|path| Netns::find(path).ok().flatten()));
-        }
-    }
-    found
+    paths.extend(mounts.lines().filter_map(mounted));
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = processes.filter(|e| e.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()));
+    paths.extend(processes.map(|entry| entry.path().join("ns/net")));
+    let mut seen: HashSet<(u64, u64)> = identity(Path::new("/proc/thread-self/ns/net")).into_iter().collect();
+    paths.into_iter().filter_map(move |path| {
+        let is_new = seen.insert(identity(&path)?);
+        is_new.then(|| Netns::find(path.to_str()?).ok().flatten()).flatten()
+    })
 }
 
-/// `net:[4026531840]`.
-fn identity(link: &Path) -> Option<String> {
-    fs::read_link(link).ok()?.into_os_string().into_string().ok()
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// Identity and path of the network namespace that a line of mountinfo (proc(5)) tells of.
-fn mounted(line: &str) -> Option<(String, String)> {
+/// Path of the network namespace that a line of mountinfo (proc(5)) tells of.
+fn mounted(line: &str) -> Option<PathBuf> {
     let mut words = line.split(' ');
-    let root = words.nth(3).filter(|root| root.starts_with("net:["))?;
-    Some((root.to_owned(), unescape(words.next()?)))
+    words.nth(3).filter(|root| root.starts_with("net:["))?;
+    words.next().map(|path| unescape(path).into())
 }
 
 /// Spaces, tabs, line ends and backslashes are written as three octal digits.
@@ -58,7 +50,7 @@ mod tests {
     #[test]
     fn mounts_of_network_namespaces_are_told_from_others() {
         let line = r"43 42 0:4 net:[4026532177] /run/netns/a\040b rw shared:2 - nsfs nsfs rw";
-        assert_eq!(mounted(line), Some(("net:[4026532177]".to_owned(), "/run/netns/a b".to_owned())));
+        assert_eq!(mounted(line), Some("/run/netns/a b".into()));
         for other in [
             "44 42 0:4 mnt:[4026532177] /run/x rw - nsfs nsfs rw",
             "21 1 0:20 / /sys rw - sysfs sysfs rw",
@@ -72,7 +64,7 @@ mod tests {
     fn the_own_namespace_is_not_among_the_others() {
         private_netns("the_own_namespace_is_not", || {
             let own = Netns::current().unwrap();
-            let others = others();
+            let others: Vec<Netns> = others(vec!["/proc/self/ns/net".into()]).collect();
             // The process's other threads are where it was started.
             assert!(!others.is_empty() && others.iter().all(|other| !other.same_as(&own)));
         });

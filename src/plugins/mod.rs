@@ -6,7 +6,7 @@ pub mod dhcp;
 mod dummy;
 pub mod firewall;
 mod flannel;
-mod host_device;
+pub mod host_device;
 mod host_local;
 mod ipvlan;
 pub mod keys;

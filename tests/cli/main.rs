@@ -6,6 +6,7 @@ mod support;
 
 mod completions;
 mod host;
+mod in_use;
 mod install;
 mod log;
 mod run;

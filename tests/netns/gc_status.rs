@@ -32,6 +32,16 @@ fn gc_removes_links_rules_and_addresses_of_attachments_that_are_not_named() {
 }
 
 #[test]
+fn gc_understands_any_text_as_a_valid_attachment() {
+    require_netns!();
+    let node = Node::new();
+    let container = node.container();
+    node.attach(&container, "eth0", &bridge_config(&node));
+    gc(&node, &bridge_config(&node), json!([{"containerID": "é".repeat(60), "ifname": "eth0"}])).silent();
+    assert!(container.links().is_empty() && node.leases("net").is_empty());
+}
+
+#[test]
 fn gc_tells_the_interfaces_of_a_container_apart() {
     require_netns!();
     let node = Node::new();

@@ -8,7 +8,7 @@ use crate::support::{Container, Node, VERSIONS, assert_same, require_netns, skip
 use crate::{with, with_static};
 
 /// A node with the device `dev0`, up, and its other end `far0` (10.5.0.1/24, fd00:5::1/64).
-fn node() -> Node {
+pub fn node() -> Node {
     let node = Node::new();
     node.ip(&[
         "link add dev0 type veth peer name far0",
@@ -21,7 +21,7 @@ fn node() -> Node {
 }
 
 /// The device by name, without addresses.
-fn config(node: &Node) -> Value {
+pub fn config(node: &Node) -> Value {
     json!({
         "cniVersion": "1.1.0", "name": "net", "type": "host-device", "device": "dev0",
         "dataDir": node.workdir().root().join("host-device"),
@@ -33,13 +33,13 @@ fn addressed(node: &Node) -> Value {
     with_static(config(node), addresses, json!([{"dst": "0.0.0.0/0"}]))
 }
 
-fn records(node: &Node) -> usize {
+pub fn records(node: &Node) -> usize {
     let dir = std::fs::read_dir(node.workdir().root().join("host-device"));
     dir.map_or(0, Iterator::count)
 }
 
 /// What belongs to `dev0` on the host: flags, MTU, MAC, alias, master, addresses and routes.
-fn state(node: &Node) -> Value {
+pub fn state(node: &Node) -> Value {
     let link = node.link("dev0");
     let mut routes = Vec::new();
     for family in [4, 6] {
@@ -132,6 +132,46 @@ fn the_device_comes_back_with_everything_it_had() {
     let routes = expected["routes"].as_array_mut().unwrap();
     routes.retain(|route| !route.as_str().unwrap().contains("192.0.2.9"));
     assert_eq!(state(&node), expected);
+}
+
+#[test]
+fn addresses_come_back_with_peer_broadcast_scope_label_and_metric() {
+    require_netns!();
+    let node = node();
+    node.ip(&[
+        "addr add 10.9.9.1 peer 10.9.9.2/32 dev dev0",
+        "addr add 10.8.8.1/24 brd 10.8.8.200 scope link label dev0:1 dev dev0",
+        "addr add 10.7.7.1/24 dev dev0",
+        "addr add 10.7.7.2/24 brd + dev dev0 metric 77 noprefixroute",
+        "addr add 10.7.6.1/31 dev dev0",
+        "addr add 2001:db8:7::1/64 dev dev0 nodad noprefixroute",
+        "addr add 2001:db8:8::1 peer 2001:db8:8::2/128 dev dev0 nodad metric 5",
+    ]);
+    let addresses = || {
+        let mut all = node.address_objects("dev0");
+        all.retain(|address| address["scope"] != "link" || address["family"] == "inet");
+        // IPv6 ones are newest first, and said to have been added without duplicate address detection.
+        all.sort_by_key(Value::to_string);
+        all
+    };
+    let (before, routes) = (addresses(), state(&node));
+    assert_eq!(before.len(), 7, "{before:#?}");
+    node.attach(&node.container(), "net1", &config(&node)).del();
+    assert_eq!(addresses(), before);
+    assert_eq!(state(&node)["routes"], routes["routes"]);
+    // The JSON of earlier builds.
+    let container = node.container();
+    let attachment = node.attach(&container, "net1", &config(&node));
+    let record = node.workdir().root().join(format!("host-device/{}_net1.json", container.id()));
+    let mut text: Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    text["addresses"] = json!(["10.7.7.1/24"]);
+    std::fs::write(&record, text.to_string()).unwrap();
+    attachment.del();
+    let found = addresses();
+    assert_eq!(
+        (found.len(), &found[0]["local"], &found[0]["broadcast"]),
+        (1, &json!("10.7.7.1"), &json!("10.7.7.255"))
+    );
 }
 
 #[test]

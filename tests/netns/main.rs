@@ -24,6 +24,7 @@ mod firewall_isolation;
 mod flannel;
 mod gc_status;
 mod host_device;
+mod host_device_others;
 mod host_namespace;
 mod inputs;
 mod loopback;

@@ -175,6 +175,45 @@ fn del_with_a_stale_namespace_path_spares_the_interface_of_another_container() {
 }
 
 #[test]
+fn del_with_a_stale_namespace_path_spares_what_is_no_veth_of_its_own() {
+    require_netns!();
+    let node = Node::new();
+    let container = node.container();
+    // A virtual device of the host (its alias is its name there), an interface that has an owner, and one without.
+    let others = [
+        "link add eth0 type veth peer name far0; link set eth0 alias dev0",
+        "link add eth0 type veth peer name far0; link set eth0 alias \"cni-all nb c2 eth0\"",
+        "tuntap add dev eth0 mode tap; link set eth0 alias \"cni-all nb c2 eth0\"",
+        "link add eth0 type bridge",
+    ];
+    for other in others {
+        container.ip(&other.split("; ").collect::<Vec<_>>());
+        if container.find_link("far0").is_some() {
+            container.ip(&[&format!("link set far0 netns {}", node.path())]);
+        }
+        for plugin in ["bridge", "ptp"] {
+            let config = with(dual_stack_config(&node), json!({"type": plugin}));
+            node.request("DEL", &container, "eth0", &config).silent();
+            assert_eq!(container.links(), ["eth0"], "{plugin}: {other}");
+        }
+        container.ip(&["link del eth0"]);
+    }
+}
+
+#[test]
+fn del_removes_a_pair_of_a_go_plugin() {
+    require_netns!();
+    let node = Node::new();
+    let container = node.container();
+    for plugin in ["bridge", "ptp"] {
+        container.ip(&[&format!("link add eth0 type veth peer name veth01020304 netns {}", node.path())]);
+        let config = with(dual_stack_config(&node), json!({"type": plugin}));
+        node.request("DEL", &container, "eth0", &config).silent();
+        assert!(container.links().is_empty() && node.links().is_empty(), "{plugin}");
+    }
+}
+
+#[test]
 fn del_tries_every_step_when_ipam_fails_and_reports_it() {
     require_netns!();
     let node = Node::new();

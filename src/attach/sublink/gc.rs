@@ -17,7 +17,7 @@ use crate::kernel::rtnl::{Handle, Link};
 pub fn links(network: &str, kind: &str, valid: &[ValidAttachment], kernel: &Kernel) -> Result<()> {
     let own = Netns::current()?;
     let mut errors = Vec::new();
-    for netns in namespaces::others() {
+    for netns in namespaces::others(Vec::new()) {
         // It may go away at any moment, and takes its links with it.
         let Ok(rtnl) = netns.enter(Handle::open) else { continue };
         let mut container = Container { netns, rtnl };

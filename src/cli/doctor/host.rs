@@ -17,7 +17,7 @@ pub fn look(wanted: &Wanted, bin: &Path, conf_dir: &Path, findings: &mut Vec<Fin
     firewalls::look(wanted, findings);
     programs(wanted, bin, findings);
     daemons(wanted, bin, findings);
-    match gather::state(conf_dir, &Runtime::new(Vec::<PathBuf>::new())) {
+    match gather::state(conf_dir, &Runtime::new(Vec::<PathBuf>::new()), None) {
         Ok(state) => {
             for lease in state.networks.iter().flat_map(|n| &n.leases).filter(|lease| !lease.in_use) {
                 let reason = format!(

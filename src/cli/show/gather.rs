@@ -17,14 +17,18 @@ use crate::cni::Result;
 use crate::cni::json::Value;
 use crate::cni::names::{Cidr, parse_ip};
 use crate::kernel::netns::Netns;
-use crate::kernel::nft;
 use crate::kernel::rtnl::{Handle, Link};
+use crate::kernel::{namespaces, nft};
+use crate::plugins::host_device::{self, Record};
 use crate::plugins::portmap;
 use crate::runtime::conflist::plugin_type;
 use crate::runtime::{CachedAttachment, NetworkList, Runtime};
 
 /// Where host-local keeps leases unless `ipam.dataDir` says otherwise.
 const DATA_DIR: &str = "/var/lib/cni/networks";
+
+/// In the place of a link's name.
+const NO_LINK: &str = "no link on the host";
 
 /// Everything.
 #[derive(Debug, Default, Serialize)]
@@ -33,7 +37,7 @@ pub struct State {
     pub networks: Vec<Network>,
     /// Bridges of the host.
     pub bridges: Vec<Bridge>,
-    /// Host links that carry an owner's alias.
+    /// Host links that carry an owner's alias, containers' interfaces on them, devices that were moved, and what a runtime keeps.
     pub attachments: Vec<Attached>,
     /// What belongs to nothing that exists.
     pub stale: Vec<Stale>,
@@ -151,11 +155,11 @@ impl State {
     }
 }
 
-/// Reads everything; `runtime` knows where results are kept.
+/// Reads everything; `runtime` knows where results are kept. `also` is a network that need not be in the directory.
 ///
 /// # Errors
 /// Configurations or the host's links cannot be listed.
-pub fn state(conf_dir: &Path, runtime: &Runtime) -> Result<State> {
+pub fn state(conf_dir: &Path, runtime: &Runtime, also: Option<&NetworkList>) -> Result<State> {
     let mut state = State::default();
     let mut host = Handle::open()?;
     let links = host.links(None)?;
@@ -183,10 +187,10 @@ pub fn state(conf_dir: &Path, runtime: &Runtime) -> Result<State> {
         let (network, container, ifname) = owner.names();
         let other = namespaces.iter().find_map(|ns| {
             let end = |(end, _): &&(Link, Vec<IpNet>)| {
-                end.name == ifname
-                    && end.lower_netns.is_some_and(|number| Some(number) == ns.ours)
+                // Inside, anybody may have renamed it.
+                end.lower_netns.is_some_and(|number| Some(number) == ns.ours)
                     && end.peer == Some(link.index)
-                    && (link.peer.is_none() || link.peer == Some(end.index))
+                    && link.peer.map_or(end.name == ifname, |peer| peer == end.index)
             };
             ns.links.iter().find(end).map(|(_, nets)| (ns.path.clone(), nets))
         });
@@ -216,15 +220,30 @@ pub fn state(conf_dir: &Path, runtime: &Runtime) -> Result<State> {
             .attachments
             .extend(ns.links.iter().filter_map(|(link, nets)| on_host_link(ns, link, nets, name_of)));
     }
-    mappings(&mut state.attachments, &cached);
+    let mut dirs = vec![None];
     if conf_dir.is_dir() {
         for file in expand(conf_dir)? {
             match NetworkList::load(&file) {
-                Ok(list) => state.networks.push(network(&list, file)),
+                Ok(list) => {
+                    dirs.extend(list.plugins.iter().map(data_dir));
+                    state.networks.push(network(&list, Some(file)));
+                }
                 Err(e) => state.broken.push(e.to_string()),
             }
         }
     }
+    if let Some(list) = also {
+        dirs.extend(list.plugins.iter().map(data_dir));
+        if !state.networks.iter().any(|n| n.name == list.name) {
+            state.networks.push(network(list, None));
+        }
+    }
+    dirs.sort_unstable();
+    dirs.dedup();
+    for dir in dirs {
+        moved(&mut state, &host_device::moved(dir.as_deref()), &namespaces);
+    }
+    mappings(&mut state.attachments, &cached);
     let known: HashSet<String> = state.networks.iter().map(|n| n.name.clone()).collect();
     for entry in fs::read_dir(DATA_DIR).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -283,7 +302,7 @@ fn kept(state: &mut State, cached: &[CachedAttachment], namespaces: &[Namespace]
         state.attachments.push(Attached {
             network: kept.network.clone(),
             container: kept.container_id.clone(),
-            link: host.map_or_else(|| "no link on the host".to_owned(), |i| i.name.clone()),
+            link: host.map_or_else(|| NO_LINK.to_owned(), |i| i.name.clone()),
             bridge: None,
             addresses: match own {
                 Some((_, nets)) => nets.iter().map(ToString::to_string).collect(),
@@ -291,6 +310,50 @@ fn kept(state: &mut State, cached: &[CachedAttachment], namespaces: &[Namespace]
             },
             ifname: kept.ifname.clone(),
             netns: Some(path),
+            mappings: Vec::new(),
+        });
+    }
+}
+
+/// `dataDir` of a host-device.
+fn data_dir(plugin: &Value) -> Option<String> {
+    match plugin.get("dataDir").as_deref() {
+        Some(Value::String(dir))
+            if !dir.is_empty() && plugin_type(plugin).is_ok_and(|t| t == "host-device") =>
+        {
+            Some(dir.clone())
+        }
+        _ => None,
+    }
+}
+
+/// Adds the devices of the host that are in a container.
+fn moved(state: &mut State, records: &[Record], namespaces: &[Namespace]) {
+    let mut done: Vec<(&str, u32)> = Vec::new();
+    for record in records {
+        let found = namespaces.iter().find_map(|ns| {
+            let links = ns.links.iter().map(|(link, _)| link);
+            record.pick(links).map(|link| (ns, link))
+        });
+        let Some((ns, link)) = found.filter(|(ns, link)| !done.contains(&(&ns.path, link.index))) else {
+            continue;
+        };
+        done.push((&ns.path, link.index));
+        let known = |a: &Attached| {
+            (&a.network, &a.container, &a.ifname) == (&record.network, &record.container_id, &record.ifname)
+        };
+        if state.attachments.iter().any(known) {
+            continue;
+        }
+        let nets = ns.links.iter().filter(|(other, _)| other.index == link.index).flat_map(|(_, nets)| nets);
+        state.attachments.push(Attached {
+            network: record.network.clone(),
+            container: record.container_id.clone(),
+            ifname: record.ifname.clone(),
+            link: NO_LINK.to_owned(),
+            bridge: None,
+            addresses: nets.map(ToString::to_string).collect(),
+            netns: Some(ns.path.clone()),
             mappings: Vec::new(),
         });
     }
@@ -343,51 +406,37 @@ fn on_host_link(
     })
 }
 
-/// Every namespace but ours that has a name in /run/netns, is known to a runtime, or has a process; a path that lasts is
-/// preferred to a process's.
+/// Every namespace but ours that has a name in /run/netns, is known to a runtime, is mounted somewhere, or has a process; a
+/// path that lasts is preferred to a process's.
 fn namespaces(cached: &[CachedAttachment]) -> Vec<Namespace> {
-    let mut paths: Vec<PathBuf> = Vec::new();
+    let mut known: Vec<PathBuf> = Vec::new();
     for dir in ["/run/netns", "/run/docker/netns"] {
-        paths.extend(fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()));
+        known.extend(fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()));
     }
-    paths.extend(cached.iter().filter(|kept| !kept.netns.is_empty()).map(|kept| PathBuf::from(&kept.netns)));
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let processes = processes.filter(|e| e.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()));
-    paths.extend(processes.map(|entry| entry.path().join("ns/net")));
-    let own = fs::metadata("/proc/thread-self/ns/net").map(|meta| (meta.dev(), meta.ino()));
-    let mut done: HashSet<(u64, u64)> = own.into_iter().collect();
-    let mut found = Vec::new();
-    for path in paths {
-        let Ok(meta) = fs::metadata(&path) else { continue };
-        if !done.insert((meta.dev(), meta.ino())) {
-            continue;
-        }
-        let path = path.to_string_lossy().into_owned();
-        let read = || {
-            let mut handle = Netns::open(&path)?.enter(Handle::open)?;
-            let links = handle.links(None)?;
-            // The kernel numbers a namespace when a link is the first to tell of it.
-            let ours = handle.number_of(&Netns::current()?)?;
-            let links = links
-                .into_iter()
-                .map(|link| {
-                    let nets = handle.addresses(link.index)?;
-                    let nets = nets.iter().map(|a| a.net).filter(|net| !net.addr().is_loopback());
-                    Ok((link, nets.collect()))
-                })
-                .collect::<Result<Vec<_>>>();
-            links.map(|links| (ours, links))
-        };
-        // A namespace may go away while it is looked at, and a name need not be one.
-        found.extend(read().ok().map(|(ours, links)| Namespace { path, ours, links }));
-    }
-    found
+    known.extend(cached.iter().filter(|kept| !kept.netns.is_empty()).map(|kept| PathBuf::from(&kept.netns)));
+    let read = |netns: Netns| {
+        let mut handle = netns.enter(Handle::open)?;
+        let links = handle.links(None)?;
+        // The kernel numbers a namespace when a link is the first to tell of it.
+        let ours = handle.number_of(&Netns::current()?)?;
+        let links = links
+            .into_iter()
+            .map(|link| {
+                let nets = handle.addresses(link.index)?;
+                let nets = nets.iter().map(|a| a.net).filter(|net| !net.addr().is_loopback());
+                Ok((link, nets.collect()))
+            })
+            .collect::<Result<Vec<_>>>();
+        links.map(|links| Namespace { path: netns.path().to_owned(), ours, links })
+    };
+    // A namespace may go away while it is looked at, and a name need not be one.
+    namespaces::others(known).filter_map(|netns| read(netns).ok()).collect()
 }
 
-fn network(list: &NetworkList, file: PathBuf) -> Network {
+fn network(list: &NetworkList, file: Option<PathBuf>) -> Network {
     let mut found = Network {
         name: list.name.clone(),
-        file: Some(file),
+        file,
         plugins: list.plugins.iter().filter_map(|p| plugin_type(p).ok()).collect(),
         ranges: Vec::new(),
         leases: Vec::new(),

@@ -58,7 +58,7 @@ impl Show {
         if let Some(dir) = &self.cache_dir {
             runtime.cache_dir.clone_from(dir);
         }
-        let mut state = match gather::state(&dir, &runtime) {
+        let mut state = match gather::state(&dir, &runtime, None) {
             Ok(state) => state,
             Err(e) => return fail(process, "cni-all show", &e),
         };

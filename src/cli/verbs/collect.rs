@@ -7,8 +7,8 @@ use crate::cni::{Result, ValidAttachment};
 use crate::kernel::netns::Netns;
 use crate::runtime::{NetworkList, Runtime};
 
-/// Attachments with a namespace: kept ones whose path is one, links whose other end was found, and leases whose address
-/// somebody has. Too many are better than too few: what is not in the list is removed.
+/// Attachments with a namespace: kept ones whose path is one, links whose other end was found, devices that are in one, and
+/// leases whose address somebody has. Too many are better than too few: what is not in the list is removed.
 ///
 /// # Errors
 /// The cache, or the host's links cannot be listed.
@@ -28,7 +28,7 @@ pub fn in_use(runtime: &Runtime, network: &NetworkList, conf_dir: &Path) -> Resu
             add(&kept.container_id, &kept.ifname);
         }
     }
-    let state = gather::state(conf_dir, runtime)?;
+    let state = gather::state(conf_dir, runtime, Some(network))?;
     for found in state.attachments.iter().filter(|a| is_on(&a.network, &network.name) && a.netns.is_some()) {
         add(&found.container, &found.ifname);
     }

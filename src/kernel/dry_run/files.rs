@@ -39,9 +39,13 @@ impl Copies {
             let failed = |e: std::io::Error| Error::io(format_args!("copy {}", dir.display()), &e);
             fs::create_dir_all(&place).map_err(failed)?;
             for (path, content) in &before {
-                let path = copy.join(path);
+                let (original, path) = (dir.join(path), copy.join(path));
                 fs::create_dir_all(path.parent().unwrap_or(&copy)).map_err(failed)?;
-                fs::write(path, content).map_err(failed)?;
+                fs::write(&path, content).map_err(failed)?;
+                // Which one is from later counts; where times cannot be set, they are as good as equal.
+                let time = fs::metadata(original).and_then(|meta| meta.modified());
+                let _ =
+                    time.and_then(|time| fs::OpenOptions::new().write(true).open(path)?.set_modified(time));
             }
             Ok(before)
         });

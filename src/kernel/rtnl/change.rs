@@ -10,7 +10,7 @@ use neli::consts::{
 use nix::libc;
 
 use super::{
-    AddSubLink, Dev, Mac, PortVlan, RouteSpec, RuleSpec, VlanRange, address,
+    AddSubLink, Address, Dev, Mac, PortVlan, RouteSpec, RuleSpec, VlanRange, address,
     link::check_name,
     neighbour, port_vlan, route, rule, sublink,
     tc::{AddIfb, TcChange},
@@ -42,6 +42,13 @@ pub enum Change {
     SetLink(SetLink),
     /// `ip addr add NET dev NAME`; EEXIST when the interface has it.
     AddAddress(AddAddress),
+    /// An address as it was, without duplicate address detection.
+    RestoreAddress {
+        /// The interface; its index must be known.
+        dev: Dev,
+        /// The address; only of what [`Address`] as text says.
+        address: Address,
+    },
     /// `ip addr del NET dev NAME`; EADDRNOTAVAIL when the interface does not have it.
     DelAddress {
         /// The interface; its index must be known.
@@ -233,6 +240,12 @@ impl Change {
                 let flags = NlmF::CREATE | NlmF::EXCL;
                 let nodad = *nodad && net.addr().is_ipv6();
                 address::encode(Rtm::Newaddr, flags, dev.need_index(self)?, *net, nodad, batch);
+            }
+            Change::RestoreAddress { dev, address } => {
+                let nodad = if address.net.addr().is_ipv6() { libc::IFA_F_NODAD } else { 0 };
+                let (index, flags) = (dev.need_index(self)?, address.flags | nodad);
+                let address = Address { index, flags, ..address.clone() };
+                address::encode_whole(Rtm::Newaddr, NlmF::CREATE | NlmF::EXCL, &address, batch);
             }
             Change::DelAddress { dev, net } => {
                 address::encode(Rtm::Deladdr, NlmF::empty(), dev.need_index(self)?, *net, false, batch);

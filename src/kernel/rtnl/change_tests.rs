@@ -120,6 +120,25 @@ fn addresses_and_routes_are_sent_as_ip_sends_them() {
         "ip addr add 10.2.0.1/16 dev va",
         "300000001400050617f8006b000000000210000004000000080002000a020001080001000a020001080004000a02ffff",
     );
+    for (text, sent, hex) in [
+        (
+            "10.9.9.1 peer 10.9.9.2/32",
+            "ip addr add 10.9.9.1 peer 10.9.9.2/32 dev va",
+            "280000001400050617f8006b00000000022000000400000008000200\
+             0a090901080001000a090902",
+        ),
+        // ip has IFA_ADDRESS last.
+        (
+            "10.8.8.1/24 brd 10.8.8.200 scope 253 label va:1 metric 7 noprefixroute",
+            "ip addr add 10.8.8.1/24 brd 10.8.8.200 scope 253 label va:1 metric 7 noprefixroute dev va",
+            "4c0000001400050617f8006b00000000021800fd04000000080002000a080801080001000a080801080004000a0808c8\
+             0900030076613a310000000008000900070000000800080000020000",
+        ),
+    ] {
+        let address: Address = text.parse().unwrap();
+        assert_eq!(address.to_string(), text);
+        expect(Change::RestoreAddress { dev: va(), address }, sent, hex);
+    }
     let full = RouteSpec {
         gw: Some("10.1.0.9".parse().unwrap()),
         src: Some("10.1.0.1".parse().unwrap()),

@@ -26,6 +26,10 @@ impl Display for Change {
                 write!(f, "{} addr add {net} dev {dev}", ip(net))?;
                 if *nodad && net.addr().is_ipv6() { f.write_str(" nodad") } else { Ok(()) }
             }
+            Change::RestoreAddress { dev, address } => {
+                write!(f, "{} addr add {address} dev {dev}", ip(&address.net))?;
+                write_if(f, address.net.addr().is_ipv6(), " nodad")
+            }
             Change::DelAddress { dev, net } => write!(f, "{} addr del {net} dev {dev}", ip(net)),
             Change::AddRoute(route) => write_route(f, "add", route),
             Change::ReplaceRoute(route) => write_route(f, "replace", route),

@@ -139,7 +139,7 @@ impl Handle {
             }
             Change::AddAddress(AddAddress { dev, net, .. }) => {
                 note(prefix, change);
-                let address = Address { index: dev.index, net: *net, scope: 0, flags: 0 };
+                let address = Address { index: dev.index, net: *net, ..Address::default() };
                 with(|recording| {
                     let different = difference(recording, place);
                     different.added.push(address);
@@ -148,7 +148,7 @@ impl Handle {
             }
             Change::DelAddress { dev, net } => {
                 note(prefix, change);
-                let address = Address { index: dev.index, net: *net, scope: 0, flags: 0 };
+                let address = Address { index: dev.index, net: *net, ..Address::default() };
                 with(|recording| difference(recording, place).removed.push(address));
             }
             Change::AddRoute(_) | Change::ReplaceRoute(_) | Change::DelRoute(_) => {

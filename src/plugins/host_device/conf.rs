@@ -10,7 +10,7 @@ use crate::kernel::rtnl::Mac;
 use crate::plugins::keys::{Key, Shape, key};
 
 /// Where records are kept.
-const DATA_DIR: &str = "/run/cni/host-device";
+pub const DATA_DIR: &str = "/run/cni/host-device";
 
 /// Every key, explained.
 pub const KEYS: &[Key] = &[

@@ -5,10 +5,12 @@ mod moves;
 mod record;
 mod sysfs;
 
-use std::path::PathBuf;
+use std::cmp::Reverse;
+use std::path::Path;
 
 use self::conf::{Conf, Selector};
-use self::record::Record;
+use self::record::Kept;
+pub use self::record::Record;
 use self::sysfs::{Device, Sysfs};
 use super::keys::Key;
 use super::{Kind, Plugin};
@@ -102,6 +104,14 @@ impl Plugin for HostDevice {
         }
         conf.ipam.as_deref().map_or(Ok(()), |plugin| ipam::forward(plugin, req, kernel))
     }
+}
+
+/// What the records in a directory (`dataDir`; `None`: the default) tell of devices that were moved, the latest first: what
+/// an earlier one says of the same device is over.
+pub fn moved(dir: Option<&str>) -> Vec<Record> {
+    let mut kept = record::kept(Path::new(dir.unwrap_or(conf::DATA_DIR))).unwrap_or_default();
+    kept.sort_by_key(|kept| Reverse(kept.written));
+    kept.into_iter().map(|kept| kept.record).collect()
 }
 
 /// The device that the configuration names.
@@ -201,13 +211,18 @@ fn attach<'a>(
     undo: &mut Undo<'a>,
 ) -> Result<CniResult> {
     let of = Attachment::of(req);
-    let path = record::path(&conf::data_dir(req)?, &of);
-    if let Some(earlier) = Record::read(&path)?.filter(|earlier| earlier.device != link.name) {
-        return Err(Error::internal(format!(
-            "the device {} still belongs to this attachment: run DEL first",
-            earlier.device
-        )));
-    }
+    let dir = conf::data_dir(req)?;
+    let kept = record::kept(&dir)?;
+    let path = match record::own(&kept, &of) {
+        Some(earlier) if earlier.record.device != link.name => {
+            return Err(Error::internal(format!(
+                "the device {} still belongs to this attachment: run DEL first",
+                earlier.record.device
+            )));
+        }
+        Some(earlier) => earlier.path.clone(),
+        None => record::path(&dir, &of, &kept),
+    };
     let over_link = conf.ipam.as_deref().is_some_and(ipam::needs_link);
     let mut result = if over_link { CniResult::default() } else { addresses(req, conf, kernel, undo)? };
     Record::of(kernel.host()?, link, &of, &req.netns)?.write(&path)?;
@@ -246,35 +261,55 @@ fn attach<'a>(
 
 /// Gives the attachment's device back, if it has one.
 fn detach(req: &Request, kernel: &mut Kernel) -> Result<()> {
-    let path = record::path(&conf::data_dir(req)?, &Attachment::of(req));
-    let mut container = Container::find(req)?;
-    if let Some(record) = Record::read(&path)? {
-        if container.is_none() {
-            container = Container::find(&Request { netns: record.netns.clone(), ..req.clone() })?;
-        }
-        return match moves::give_back(kernel, &record, not_own(container.as_mut())?)? {
-            true => state::remove(&path),
-            false => Ok(()),
-        };
+    let (dir, of) = (conf::data_dir(req)?, Attachment::of(req));
+    let kept = record::kept(&dir)?;
+    if let Some(own) = record::own(&kept, &of) {
+        return restore(&kept, own, req, kernel);
     }
     let conf = Conf::new(req).ok();
     let userspace = conf.as_ref().is_some_and(|conf| is_userspace(kernel, conf));
-    if let Some(container) = not_own(container.as_mut())?.filter(|_| !userspace)
-        && let Some(record) = moves::taken_by_another(container, req)?
-    {
-        moves::give_back(kernel, &record, Some(container))?;
+    // A device that a Go plugin took, which has the host's name as its alias.
+    let taken = |links: &[Link]| {
+        links.iter().find(|link| link.name == req.ifname && moves::has_name_as_alias(link)).cloned()
+    };
+    let inside = if userspace { None } else { held(&kept, None, req, taken)? };
+    if let Some((container, link)) = inside {
+        moves::give_back(kernel, &Record::of_alias(&link, &req.ifname), Some((container, link)))?;
     } else if let Some(conf) = conf.filter(|_| !userspace) {
-        returned(kernel, &conf)?;
+        returned(kernel, &conf, &kept)?;
     }
-    state::remove(&path)
+    state::remove(&record::path(&dir, &of, &kept))
 }
 
-/// Nothing to fetch from the namespace this process is in.
-fn not_own(container: Option<&mut Container>) -> Result<Option<&mut Container>> {
-    match container {
-        Some(container) if !container.netns.is_current()? => Ok(Some(container)),
-        _ => Ok(None),
+/// Gives the device of a record back, from where the request says that it is, or the record. The record stays as long as
+/// the device may still come.
+fn restore(kept: &[Kept], own: &Kept, req: &Request, kernel: &mut Kernel) -> Result<()> {
+    let pick = |links: &[Link]| own.record.pick(links).cloned();
+    let mut inside = held(kept, Some(own), req, pick)?;
+    if inside.is_none() && req.netns != own.record.netns {
+        inside = held(kept, Some(own), &Request { netns: own.record.netns.clone(), ..req.clone() }, pick)?;
     }
+    match moves::give_back(kernel, &own.record, inside)? {
+        true => state::remove(&own.path),
+        false => Ok(()),
+    }
+}
+
+/// The device in the request's namespace: nothing to fetch from the one this process is in, nor what is another
+/// attachment's.
+fn held(
+    kept: &[Kept],
+    own: Option<&Kept>,
+    req: &Request,
+    pick: impl Fn(&[Link]) -> Option<Link>,
+) -> Result<Option<(Container, Link)>> {
+    let Some(mut container) = Container::find(req)? else { return Ok(None) };
+    if container.netns.is_current()? {
+        return Ok(None);
+    }
+    let links = container.rtnl.links(None)?;
+    let link = pick(&links).filter(|link| !record::is_anothers(kept, own, &container.netns, link, &links));
+    Ok(link.map(|link| (container, link)))
 }
 
 /// Whether the device has a user-space driver, as far as can be told.
@@ -289,8 +324,8 @@ fn is_userspace(kernel: &mut Kernel, conf: &Conf) -> bool {
 }
 
 /// A device that a Go plugin took and that came back with the end of its namespace, under the name it had there: it still
-/// has the alias.
-fn returned(kernel: &mut Kernel, conf: &Conf) -> Result<()> {
+/// has the alias. What another attachment has a record of waits for that one's DEL, which restores more.
+fn returned(kernel: &mut Kernel, conf: &Conf, kept: &[Kept]) -> Result<()> {
     let host = kernel.host()?;
     let link = match &conf.selector {
         Some(Selector::Name(name)) if host.link(name)?.is_none() => {
@@ -303,7 +338,7 @@ fn returned(kernel: &mut Kernel, conf: &Conf) -> Result<()> {
             Ok(Found::Userspace { .. }) | Err(_) => None,
         },
     };
-    match link {
+    match link.filter(|link| !kept.iter().any(|kept| kept.record.device == link.alias)) {
         Some(link) => moves::give_back(kernel, &Record::of_alias(&link, ""), None).map(drop),
         None => Ok(()),
     }
@@ -311,32 +346,15 @@ fn returned(kernel: &mut Kernel, conf: &Conf) -> Result<()> {
 
 /// Gives back the devices of attachments that are not valid any more.
 fn collect(req: &Request, valid: &[ValidAttachment], kernel: &mut Kernel) -> Result<()> {
-    let dir = conf::data_dir(req)?;
-    let network = req.config.name.as_str();
-    let valid: Vec<PathBuf> = valid
-        .iter()
-        .map(|v| Attachment { network, container_id: &v.container_id, ifname: &v.ifname })
-        .map(|of| record::path(&dir, &of))
-        .collect();
-    let mut errors = Vec::new();
-    for path in state::list(&dir)?.into_iter().filter(|path| !valid.contains(path)) {
-        let record = match Record::read(&path) {
-            Ok(Some(record)) if record.network == network => record,
-            Ok(_) => continue,
-            Err(e) => {
-                errors.push(e);
-                continue;
-            }
-        };
-        let netns = Request { netns: record.netns.clone(), ..req.clone() };
-        let given_back = Container::find(&netns).and_then(|mut container| {
-            let container = not_own(container.as_mut())?;
-            moves::give_back(kernel, &record, container)
-        });
-        let done = given_back.and_then(|done| if done { state::remove(&path) } else { Ok(()) });
-        errors.extend(done.err());
-    }
-    Error::all(errors).map_or(Ok(()), Err)
+    let kept = record::kept(&conf::data_dir(req)?)?;
+    let is_stale = |Kept { record, .. }: &&Kept| {
+        let named = |v: &ValidAttachment| v.container_id == record.container_id && v.ifname == record.ifname;
+        record.network == req.config.name && !valid.iter().any(named)
+    };
+    let restored = kept.iter().filter(is_stale).map(|stale| {
+        restore(&kept, stale, &Request { netns: stale.record.netns.clone(), ..req.clone() }, kernel)
+    });
+    Error::all(restored.filter_map(Result::err).collect()).map_or(Ok(()), Err)
 }
 
 /// Compares the interface, its addresses and routes with what ADD made.

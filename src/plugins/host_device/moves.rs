@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::record::Record;
 use crate::attach::container::Container;
 use crate::attach::owner::Owner;
-use crate::cni::{Error, Request, Result, names};
+use crate::cni::{Error, Result, names};
 use crate::kernel::Kernel;
 use crate::kernel::netns::Netns;
 use crate::kernel::rtnl::{Change, Event, Handle, Link, LinkWatch, SetLink, Step};
@@ -30,17 +30,15 @@ pub fn take(host: &mut Handle, container: &Container, link: &Link, ifname: &str)
     })])
 }
 
-/// Gives a device back to the host, wherever it is: in the container, or on the host under another name, where the kernel
-/// puts it when its namespace ends. Then restores what the record tells. A device that is at home is left as it is.
+/// Gives a device back to the host, wherever it is: a link in a container, or on the host under another name, where the
+/// kernel puts it when its namespace ends. Then restores what the record tells. A device that is at home is left as it is.
 ///
 /// False when the device is nowhere, but may still come: the record will be needed.
 ///
 /// # Errors
 /// Another link has its name: it stays where it is. What could not be restored, when everything was tried.
-pub fn give_back(kernel: &mut Kernel, record: &Record, container: Option<&mut Container>) -> Result<bool> {
-    if let Some(container) = container
-        && let Some(link) = record.pick(&container.rtnl.links(None)?)
-    {
+pub fn give_back(kernel: &mut Kernel, record: &Record, inside: Option<(Container, Link)>) -> Result<bool> {
+    if let Some((mut container, link)) = inside {
         let host = Netns::current()?;
         must_be_free(
             kernel.host()?,
@@ -129,12 +127,6 @@ fn must_be_free(host: &mut Handle, record: &Record, otherwise: &str) -> Result<(
             record.device
         ))),
     }
-}
-
-/// A device that a Go plugin took for this attachment, by its alias: the host's name. Ours have a record.
-pub fn taken_by_another(container: &mut Container, req: &Request) -> Result<Option<Record>> {
-    let link = container.rtnl.link(&req.ifname)?;
-    Ok(link.filter(has_name_as_alias).map(|link| Record::of_alias(&link, &req.ifname)))
 }
 
 /// Whether the alias can be the name that the link had on the host.

@@ -3,8 +3,10 @@
 //! The host's name of a device is in its alias while it is away, as the Go plugin keeps it: either plugin gives back what
 //! the other took. Everything else is in a file for each attachment. A device that comes without one gets its name back.
 
+use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 use nix::libc;
@@ -13,9 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::attach::{Attachment, state};
 use crate::cni::json::Value;
 use crate::cni::{Error, Result};
-use crate::kernel::rtnl::{
-    AddAddress, Address, Change, Dev, Handle, Link, Mac, NextHop, Route, RouteSpec, SetLink,
-};
+use crate::kernel::netns::Netns;
+use crate::kernel::rtnl::{Address, Change, Dev, Handle, Link, Mac, NextHop, Route, RouteSpec, SetLink};
 
 /// `RT_TABLE_LOCAL`, linux/rtnetlink.h: the kernel's own routes to addresses.
 const TABLE_LOCAL: u32 = 255;
@@ -56,11 +57,14 @@ pub struct Record {
     /// Name of the bridge (or other master) it was a port of; empty when there was none.
     pub master: String,
     /// Addresses that somebody gave it for good; those of DHCP clients and router advertisements come again by themselves.
-    pub addresses: Vec<IpNetText>,
+    /// Earlier builds wrote no more than address and prefix length.
+    pub addresses: Vec<AddressText>,
     /// Routes that somebody added.
     pub routes: Vec<RouteRecord>,
 }
 
+/// An [`Address`] as text.
+type AddressText = String;
 /// An address with its prefix length, as text.
 type IpNetText = String;
 
@@ -92,9 +96,62 @@ struct HopRecord {
     onlink: bool,
 }
 
-/// The file of an attachment.
-pub fn path(dir: &Path, of: &Attachment<'_>) -> PathBuf {
-    dir.join(format!("{}_{}.json", of.container_id, of.ifname))
+/// A record and the file that it is in. Whose it is says the content: `a` + `b_c` and `a_b` + `c` have shared a name.
+pub struct Kept {
+    /// The file.
+    pub path: PathBuf,
+    /// When the device was taken: who took it last has it.
+    pub written: SystemTime,
+    /// What is in it.
+    pub record: Record,
+}
+
+/// Every record in the directory; files that are none, or that go away, are left out.
+///
+/// # Errors
+/// The directory cannot be listed.
+pub fn kept(dir: &Path) -> Result<Vec<Kept>> {
+    let read = |path: PathBuf| {
+        let written = fs::metadata(&path).and_then(|meta| meta.modified()).ok()?;
+        Some(Kept { record: Record::read(&path).ok()??, path, written })
+    };
+    Ok(state::list(dir)?.into_iter().filter_map(read).collect())
+}
+
+/// The attachment's own of these records.
+pub fn own<'a>(kept: &'a [Kept], of: &Attachment<'_>) -> Option<&'a Kept> {
+    kept.iter().find(|kept| {
+        let Record { network, container_id, ifname, .. } = &kept.record;
+        (network.as_str(), container_id.as_str(), ifname.as_str()) == (of.network, of.container_id, of.ifname)
+    })
+}
+
+/// The file for an attachment without a record: with the network's name, and in between what no name contains, when it
+/// could be another's.
+pub fn path(dir: &Path, of: &Attachment<'_>, kept: &[Kept]) -> PathBuf {
+    let Attachment { network, container_id, ifname } = of;
+    let path = dir.join(format!("{container_id}_{ifname}.json"));
+    match ifname.contains('_') || kept.iter().any(|kept| kept.path == path) {
+        true => dir.join(format!("{network}:{container_id}:{ifname}.json")),
+        false => path,
+    }
+}
+
+/// Whether another attachment has `link`, one of the container's `links`: its record is about this namespace and this link,
+/// and, where `own` is too, from later. The namespace's path is used again, or the record was left behind.
+pub fn is_anothers(
+    kept: &[Kept],
+    own: Option<&Kept>,
+    container: &Netns,
+    link: &Link,
+    links: &[Link],
+) -> bool {
+    kept.iter().filter(|other| own.is_none_or(|own| other.written > own.written)).any(|other| {
+        let is_there = || {
+            Netns::find(&other.record.netns).is_ok_and(|netns| netns.is_some_and(|n| n.same_as(container)))
+        };
+        other.record.pick(links).is_some_and(|picked| picked.index == link.index) && is_there()
+    })
 }
 
 impl Record {
@@ -118,9 +175,15 @@ impl Record {
             hardware: link.kind.is_empty(),
             up: link.is_up(),
             master: master.map(|master| master.name).unwrap_or_default(),
-            addresses: addresses.iter().filter(|a| is_lasting(a)).map(|a| a.net.to_string()).collect(),
+            addresses: Vec::new(),
             routes: Vec::new(),
         };
+        for mut address in addresses.into_iter().filter(is_lasting) {
+            if address.label == link.name {
+                address.label.clear();
+            }
+            record.addresses.push(address.to_string());
+        }
         for route in routes.iter().filter(|route| is_somebodys(route)) {
             let mut hops = Vec::with_capacity(route.nexthops.len());
             for hop in &route.nexthops {
@@ -160,14 +223,15 @@ impl Record {
 
     /// Whether a link inside a container is this device: it has the host's name as its alias, wherever the container took
     /// its name; or its address, under one of the names it can have, when the container changed the alias.
-    pub fn pick<'a>(&self, links: &'a [Link]) -> Option<&'a Link> {
+    pub fn pick<'a>(&self, links: impl IntoIterator<Item = &'a Link> + Clone) -> Option<&'a Link> {
         let by_alias = |l: &&Link| l.alias == self.device;
         let by_mac = |l: &&Link| {
             let same = !self.mac.is_empty() && l.mac.is_some_and(|mac| mac.to_string() == self.mac);
             same && (l.name == self.ifname || l.name == self.device)
         };
-        let named = links.iter().find(|l| l.name == self.ifname && by_alias(l));
-        named.or_else(|| links.iter().find(by_alias)).or_else(|| links.iter().find(by_mac))
+        let all = || links.clone().into_iter();
+        let named = all().find(|l| l.name == self.ifname && by_alias(l));
+        named.or_else(|| all().find(by_alias)).or_else(|| all().find(by_mac))
     }
 
     /// What makes `link`, back under its name, what it was; the alias last: as long as it is the name, this is not done.
@@ -194,9 +258,9 @@ impl Record {
         if self.up && !link.is_up() {
             changes.push(Change::SetLink(SetLink { up: Some(true), ..set() }));
         }
-        let nets = self.addresses.iter().filter_map(|text| text.parse::<IpNet>().ok());
         // Nobody else can have got its addresses while it was away; routes from them must be possible at once.
-        changes.extend(nets.map(|net| Change::AddAddress(AddAddress { dev: dev.clone(), net, nodad: true })));
+        let addresses = self.addresses.iter().filter_map(|text| text.parse().ok());
+        changes.extend(addresses.map(|address| Change::RestoreAddress { dev: dev.clone(), address }));
         for route in &self.routes {
             changes.extend(route.spec(&dev, host)?.map(Change::AddRoute));
         }
@@ -296,9 +360,23 @@ mod tests {
     }
 
     #[test]
+    fn files_are_named_so_that_no_two_attachments_share_one() {
+        let path = |network, container_id, ifname, kept: &[Kept]| {
+            let path = path(Path::new(""), &Attachment { network, container_id, ifname }, kept);
+            path.into_os_string().into_string().unwrap()
+        };
+        assert_eq!(path("net", "c1", "net1", &[]), "c1_net1.json");
+        assert_eq!(path("net", "a_b", "c", &[]), "a_b_c.json");
+        assert_eq!(path("net", "a", "b_c", &[]), "net:a:b_c.json");
+        // An earlier build's, or another network's.
+        let taken = Kept { path: "a_b_c.json".into(), written: SystemTime::now(), record: Record::default() };
+        assert_eq!(path("net", "a_b", "c", &[taken]), "net:a_b:c.json");
+    }
+
+    #[test]
     fn a_record_is_read_back_and_anything_else_is_none() {
         let dir = std::env::temp_dir().join(format!("cni-all-host-device-{}", std::process::id()));
-        let path = path(&dir, &Attachment { network: "net", container_id: "c1", ifname: "net1" });
+        let path = path(&dir, &Attachment { network: "net", container_id: "c1", ifname: "net1" }, &[]);
         let record = Record {
             device: "eth1".into(),
             addresses: vec!["10.0.0.2/24".into()],
@@ -312,9 +390,9 @@ mod tests {
         record.write(&path).unwrap();
         assert_eq!(Record::read(&dir.join("c1_net1.json")), Ok(Some(record)));
         for other in ["", "{}", "{\"device\":5}"] {
-            std::fs::write(&path, other).unwrap();
+            fs::write(&path, other).unwrap();
             assert_eq!(Record::read(&path), Ok(None), "{other}");
         }
-        std::fs::remove_dir_all(&dir).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
     }
 }
