@@ -17,6 +17,9 @@ const TABLE_MAIN: i64 = 254;
 /// What gives interface number `interface` of the result, the link `dev`, its addresses, sets it up and adds the
 /// routes, in this order: an address has to be there when the link comes up, and a route needs both.
 ///
+/// The routes may have the destination of others: of the kernel's to the interface's own network, or of another
+/// interface's default route.
+///
 /// `dad`: IPv6 addresses go through duplicate address detection (RFC 4862), which takes one to two seconds. Without it
 /// they are usable at once; an IPAM plugin has already seen to it that nobody else has them.
 ///
@@ -45,7 +48,7 @@ pub fn changes(dev: &Dev, result: &CniResult, interface: i64, dad: bool) -> Resu
     let up = SetLink { up: Some(true), arp_notify: Some(true), ..SetLink::of(dev.clone()) };
     changes.push(Change::SetLink(up));
     for route in routes(dev, result)? {
-        changes.push(Change::AddRoute(route));
+        changes.push(Change::PrependRoute(route));
     }
     Ok(changes)
 }
@@ -166,8 +169,8 @@ mod tests {
                 "ip addr add 10.1.0.5/16 dev eth0",
                 "ip -6 addr add fd00::5/64 dev eth0 nodad",
                 "ip link set dev eth0 up && sysctl net/ipv4/conf/eth0/arp_notify=1",
-                "ip route add default via 10.1.0.1 dev eth0",
-                "ip -6 route add fd01::/64 via fd00::9 dev eth0 mtu 1400 advmss 1300 metric 5 table 100",
+                "ip route prepend default via 10.1.0.1 dev eth0",
+                "ip -6 route prepend fd01::/64 via fd00::9 dev eth0 mtu 1400 advmss 1300 metric 5 table 100",
             ]
         );
     }
@@ -177,7 +180,7 @@ mod tests {
         let lines = printed(
             r#"{"ips":[{"address":"10.1.0.5/16","gateway":"10.1.0.1"}],"routes":[{"dst":"10.9.0.0/16","scope":253}]}"#,
         );
-        assert_eq!(lines[2], "ip route add 10.9.0.0/16 dev eth0 scope link");
+        assert_eq!(lines[2], "ip route prepend 10.9.0.0/16 dev eth0 scope link");
     }
 
     #[test]
@@ -185,7 +188,7 @@ mod tests {
         let lines = printed(
             r#"{"ips":[{"address":"10.1.0.5/32","gateway":"10.0.0.1"}],"routes":[{"dst":"0.0.0.0/0"}]}"#,
         );
-        assert_eq!(lines[2], "ip route add default via 10.0.0.1 dev eth0 onlink");
+        assert_eq!(lines[2], "ip route prepend default via 10.0.0.1 dev eth0 onlink");
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl Inside {
                 continue;
             }
             let replaces = old.iter().any(|former| same_place(former, wanted));
-            let change = if replaces { Change::ReplaceRoute } else { Change::AddRoute };
+            let change = if replaces { Change::ReplaceRoute } else { Change::PrependRoute };
             changes.push(change(wanted.clone()));
         }
         for former in old.iter().rev() {

@@ -96,7 +96,7 @@ pub fn container_changes(dev: &Dev, result: &CniResult, hops: &[Hop], interface:
     let (configured, mut changes): (Vec<Change>, Vec<Change>) =
         address::changes(dev, result, interface, false)?
             .into_iter()
-            .partition(|change| matches!(change, Change::AddRoute(..)));
+            .partition(|change| matches!(change, Change::PrependRoute(..)));
     let mut networks: Vec<IpNet> = Vec::new();
     for hop in hops {
         let net = hop.address.trunc();

@@ -152,7 +152,7 @@ fn routes_and_name_servers_change_without_the_address() {
             json!({"nameservers": ["10.1.0.9"], "search": ["example"]}),
         );
         let text = site.settles(&container, &[]);
-        assert!(text.contains("ip route add 10.9.0.0/16 via 10.1.0.1 dev eth0 mtu 1300"), "{text}");
+        assert!(text.contains("ip route prepend 10.9.0.0/16 via 10.1.0.1 dev eth0 mtu 1300"), "{text}");
         assert!(text.contains("ip route del 10.8.0.0/16 via 10.1.0.1 dev eth0"), "{text}");
         assert!(
             text.contains(r#"# "#) && text.contains(r#"dns.nameservers: ["10.1.0.1"] -> ["10.1.0.9"]"#),
