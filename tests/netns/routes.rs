@@ -120,7 +120,7 @@ fn a_route_may_lead_to_the_containers_own_network() {
     let node = Node::new();
     node.ip(&["link add up0 type veth peer name up1", "link set up0 up", "link set up1 up"]);
     let routes = json!([{"dst": "10.1.0.0/24"}, {"dst": "fd00:1::/64"}, {"dst": "0.0.0.0/0"}]);
-    for plugin in ["bridge", "macvlan"] {
+    for plugin in ["bridge", "ptp", "macvlan"] {
         let addresses = json!([
             {"address": "10.1.0.5/24", "gateway": "10.1.0.1"},
             {"address": "fd00:1::5/64", "gateway": "fd00:1::1"},
