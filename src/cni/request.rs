@@ -99,10 +99,11 @@ impl Environment {
             }
             Err(_) => return Ok(()),
         };
+        let ifname = if command == Del { names::check_former_ifname } else { names::check_ifname };
         let variables: [Variable<'_>; 4] = [
             ("CNI_CONTAINERID", &self.container_id, &[Add, Check, Del], Some(names::check_container_id)),
             ("CNI_NETNS", &self.netns, &[Add, Check], None),
-            ("CNI_IFNAME", &self.ifname, &[Add, Check, Del], Some(names::check_ifname)),
+            ("CNI_IFNAME", &self.ifname, &[Add, Check, Del], Some(ifname)),
             ("CNI_PATH", &self.path, &[Add, Check, Del, Gc, Status], None),
         ];
         let mut missing = Vec::new();
