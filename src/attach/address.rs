@@ -73,6 +73,7 @@ pub fn routes(dev: &Dev, result: &CniResult) -> Result<Vec<RouteSpec>> {
     Ok(specs)
 }
 
+/// One route. Negative metrics, MTUs and segment sizes are as good as none (CI-10).
 fn spec(dev: &Dev, route: &Route, result: &CniResult) -> Result<RouteSpec> {
     let on_link = route.scope.is_some_and(|scope| scope >= SCOPE_LINK);
     let gw = match route.gw {
@@ -81,15 +82,15 @@ fn spec(dev: &Dev, route: &Route, result: &CniResult) -> Result<RouteSpec> {
     };
     Ok(RouteSpec {
         gw,
-        priority: number("priority", route.priority)?,
+        priority: number("priority", route.priority.max(0))?,
         table: match route.table {
             // Table 0 is "unspecified", which the kernel takes for main.
             None | Some(0) => None,
             Some(table) => Some(number("table", table)?),
         },
         scope: route.scope.map(|scope| number("scope", scope)).transpose()?,
-        mtu: number("mtu", route.mtu)?,
-        advmss: number("advmss", route.advmss)?,
+        mtu: number("mtu", route.mtu.max(0))?,
+        advmss: number("advmss", route.advmss.max(0))?,
         onlink: gw.is_some_and(|gw| is_gateway(gw, result) && !is_reachable(gw, result)),
         ..RouteSpec::new(route.dst, dev.clone())
     })
@@ -173,6 +174,19 @@ mod tests {
                 "ip -6 route prepend fd01::/64 via fd00::9 dev eth0 mtu 1400 advmss 1300 metric 5 table 100",
             ]
         );
+    }
+
+    #[test]
+    fn negative_numbers_are_as_good_as_none() {
+        let route = r#""priority":-1,"mtu":-2,"advmss":-3"#;
+        let json = format!(r#"{{"ips":[],"routes":[{{"dst":"10.9.0.0/16",{route}}}]}}"#);
+        assert_eq!(printed(&json)[1], "ip route prepend 10.9.0.0/16 dev eth0");
+        let result = CniResult {
+            routes: vec![Route { priority: 1 << 40, ..Route::new("10.9.0.0/16".parse().unwrap(), None) }],
+            ..CniResult::default()
+        };
+        let err = routes(&Dev::named("eth0"), &result).unwrap_err();
+        assert_eq!(err.msg(), format!("routes[0]: priority: {} is out of range", 1_i64 << 40));
     }
 
     #[test]
