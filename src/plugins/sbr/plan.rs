@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::conf::Conf;
 use crate::cni::IpConfig;
-use crate::kernel::rtnl::{Change, Dev, NextHop, Route, RouteSpec, Rule, RuleSpec, free_table};
+use crate::kernel::rtnl::{Change, Dev, Route, RouteSpec, Rule, RuleSpec, free_table};
 
 /// Who made them (`RTPROT_*`, linux/rtnetlink.h), on rules, and on routes that were not in the main table before. A number
 /// that nobody else has (iproute2, etc/iproute2/rt_protos).
@@ -51,7 +51,7 @@ impl Plan {
         let mut plan = Plan::default();
         let mut taken = observed.tables.clone();
         let mut next = FIRST_TABLE;
-        let own: Vec<Route> = observed.routes.iter().flat_map(|r| legs(r, dev)).collect();
+        let own: Vec<Route> = observed.routes.iter().flat_map(|r| r.legs(dev)).collect();
         let movable: Vec<&Route> = own.iter().filter(|r| is_movable(r, dev)).collect();
         for ip in ips {
             let there = made(&observed.rules, &observed.routes, ip, conf);
@@ -109,18 +109,6 @@ fn least_metric(dst: &IpNet) -> u32 {
 /// Gateways are reached by routes without one, which therefore have to be there first, and to leave last.
 fn needs_gateway(route: &RouteSpec) -> bool {
     route.gw.is_some() || route.nexthops.iter().any(|hop| hop.gw.is_some())
-}
-
-/// A route's next hops through this interface, each as a route, when it has others besides. IPv6 only, where each of them
-/// comes and goes alone: the kernel has joined the routes of several interfaces to one destination.
-fn legs(route: &Route, dev: &Dev) -> Vec<Route> {
-    let is_own = |hop: &&NextHop| hop.dev.index == dev.index;
-    if route.dst.addr().is_ipv4() || route.nexthops.iter().all(|hop| is_own(&hop)) {
-        return vec![route.clone()];
-    }
-    let alone =
-        |hop: &NextHop| Route { gw: hop.gw, oif: Some(dev.index), nexthops: Vec::new(), ..route.clone() };
-    route.nexthops.iter().filter(is_own).map(alone).collect()
 }
 
 /// Routes of the main table that leave by this interface only.
