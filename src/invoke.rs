@@ -31,7 +31,7 @@ enum Found {
 /// # Errors
 /// The plugin's own error, code and all; [`Code::INVALID_CONFIG`] when there is no such plugin.
 pub fn run(plugin_type: &str, req: &Request, kernel: &mut Kernel) -> Result<Option<CniResult>> {
-    match find(plugin_type, &req.path)? {
+    match find(plugin_type, &req.path, &req.execution)? {
         Found::Ours(plugin) => {
             negotiate(req.command, req.config.version.as_str(), plugin.versions())?;
             let call = || lock::patiently(req.execution.timeout, || plugins::call(plugin, req, kernel));
@@ -63,7 +63,7 @@ pub fn run_as(
 /// # Errors
 /// There is none, or its answer cannot be understood.
 pub fn versions(plugin_type: &str, cni_path: &str, execution: &Execution) -> Result<Vec<String>> {
-    let path = match find(plugin_type, cni_path)? {
+    let path = match find(plugin_type, cni_path, execution)? {
         Found::Ours(plugin) => return Ok(plugin.versions().iter().map(ToString::to_string).collect()),
         Found::Executable(path) => path,
     };
@@ -86,8 +86,13 @@ pub fn versions(plugin_type: &str, cni_path: &str, execution: &Execution) -> Res
 ///
 /// # Errors
 /// There is none.
-pub fn exists(plugin_type: &str, cni_path: &str) -> Result<()> {
-    find(plugin_type, cni_path).map(drop)
+pub fn exists(plugin_type: &str, cni_path: &str, execution: &Execution) -> Result<()> {
+    find(plugin_type, cni_path, execution).map(drop)
+}
+
+/// Whether it runs in this process: then an ADD of it that fails has taken back what it did.
+pub fn is_ours(plugin_type: &str, cni_path: &str, execution: &Execution) -> bool {
+    matches!(find(plugin_type, cni_path, execution), Ok(Found::Ours(_)))
 }
 
 /// The answer to VERSION.
@@ -110,13 +115,16 @@ fn supported(stdout: &[u8]) -> Result<Vec<String>> {
 }
 
 /// The first regular file of that name on `CNI_PATH`; if that is our own executable, or there is none, the built-in
-/// plugin.
-fn find(plugin_type: &str, cni_path: &str) -> Result<Found> {
+/// plugin. The built-in one at once where that is preferred.
+fn find(plugin_type: &str, cni_path: &str, execution: &Execution) -> Result<Found> {
     if plugin_type.is_empty() {
         return Err(Error::config("no plugin name provided"));
     }
     if plugin_type.contains('/') || plugin_type == "." || plugin_type == ".." {
         return Err(Error::config(format!("invalid plugin name: {plugin_type:?}")));
+    }
+    if let Some(plugin) = plugins::find(plugin_type).filter(|_| execution.prefer_built_in) {
+        return Ok(Found::Ours(plugin));
     }
     let dirs: Vec<&str> = cni_path.split(':').filter(|dir| !dir.is_empty()).collect();
     let files = dirs.iter().map(|dir| Path::new(dir).join(plugin_type));
@@ -197,7 +205,7 @@ fn failure(plugin_type: &str, output: &Output) -> Error {
         Ok(wire) => {
             // 0 says that nothing is known: ours is never 0, so that callers can tell it from success.
             let code = if wire.code == 0 { Code::INTERNAL } else { Code(wire.code) };
-            Error::new(code, wire.msg).with_details(wire.details)
+            Error::new(code, wire.msg).with_details(wire.details).answered()
         }
         Err(e) => Error::internal(format!(
             "netplugin failed but error parsing its diagnostic message {:?}: {e}",
@@ -237,6 +245,7 @@ mod tests {
     fn a_delegates_error_object_passes_through() {
         let err = failed(r#"{"Code":11,"MSG":"busy","details":"d","cniVersion":"9"}"#, "log");
         assert_eq!((err.code(), err.msg(), err.details()), (Code::TRY_AGAIN, "busy", "d"));
+        assert!(err.is_answer() && !failed("", "").is_answer() && !failed("{", "").is_answer());
         assert_eq!(failed("{}", "").code(), Code::INTERNAL);
     }
 
@@ -249,7 +258,12 @@ mod tests {
 
     #[test]
     fn a_plugin_that_is_nowhere_is_named_with_the_path() {
-        let msg = |t: &str| find(t, ":/nowhere::/a").err().map(|e| e.msg().to_owned()).unwrap_or_default();
+        let msg = |t: &str| {
+            find(t, ":/nowhere::/a", &Execution::default())
+                .err()
+                .map(|e| e.msg().to_owned())
+                .unwrap_or_default()
+        };
         assert_eq!(msg("no-such"), r#"failed to find plugin "no-such" in path [/nowhere /a]"#);
         assert_eq!(msg(""), "no plugin name provided");
         assert_eq!(msg("a/b"), r#"invalid plugin name: "a/b""#);

@@ -72,8 +72,13 @@ impl Bench<'_> {
     /// Programs that do nothing: what starting a process costs.
     pub fn start(&mut self, netns: &Netns) -> io::Result<()> {
         let mut sides: Contenders<'_> = Vec::new();
-        for (name, flags) in [("empty static", &["-static"][..]), ("empty dynamic", &[])] {
-            if let Some(program) = empty_program(self.world, name, flags)? {
+        let compilers = [
+            ("empty static glibc", "cc", &["-static"][..]),
+            ("empty static musl", "musl-gcc", &["-static"]),
+            ("empty dynamic", "cc", &[]),
+        ];
+        for (name, compiler, flags) in compilers {
+            if let Some(program) = empty_program(self.world, name, compiler, flags)? {
                 sides.push((name, Box::new(Started { netns, call: Call::bare(&program) })));
             }
         }
@@ -418,9 +423,10 @@ fn quiet(limit: Duration) -> io::Result<()> {
 }
 
 /// An empty C program; `None` when there is no C compiler (or no static C library).
-fn empty_program(world: &World, name: &str, flags: &[&str]) -> io::Result<Option<PathBuf>> {
+fn empty_program(world: &World, name: &str, compiler: &str, flags: &[&str]) -> io::Result<Option<PathBuf>> {
     let (source, program) = (world.path("empty.c"), world.path(&name.replace(' ', "-")));
     fs::write(&source, "int main(void) { return 0; }\n")?;
-    let compiled = Command::new("cc").args(flags).arg("-O1").arg("-o").arg(&program).arg(&source).output();
+    let compiled =
+        Command::new(compiler).args(flags).arg("-O1").arg("-o").arg(&program).arg(&source).output();
     Ok(compiled.is_ok_and(|output| output.status.success()).then_some(program))
 }

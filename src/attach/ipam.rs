@@ -4,7 +4,7 @@ use super::undo::Undo;
 use crate::cni::{CniResult, Code, Command, Error, Request, Result};
 use crate::invoke;
 use crate::kernel::Kernel;
-use crate::plugins;
+use crate::plugins::{self, Kind};
 
 /// Whether `plugin` needs the container's interface: then it is asked when the link is there and passes frames, and
 /// releases before the link is removed. It goes by the name, whoever's executable it is.
@@ -25,9 +25,9 @@ pub fn must_not_need_link(plugin: &str, why: &str) -> Result<()> {
     Ok(())
 }
 
-/// Asks `plugin` for addresses. When it fails, or answers without any, its DEL is run before the error is returned
-/// (CNI spec, section 4), so that nothing stays reserved; what releases the addresses when a later step fails is pushed on
-/// `undo`.
+/// Asks `plugin` for addresses. What releases them when a later step fails is pushed on `undo`; an answer without any is
+/// taken back at once. So is one that is none, of a plugin that died. One that refuses gets no DEL (the CNI spec, section 4,
+/// recommends it; the Go plugins run none either): it may do so because this attachment has addresses, which would be freed.
 ///
 /// # Errors
 /// The plugin's own error; [`Code::INTERNAL`] `missing IP config` when it gave no address.
@@ -37,11 +37,13 @@ pub fn add<'a>(
     kernel: &mut Kernel,
     undo: &mut Undo<'a>,
 ) -> Result<CniResult> {
-    let result = match invoke::run_as(Command::Add, plugin, req, kernel) {
+    let result = match run_as(Command::Add, plugin, req, kernel) {
         Ok(result) => result.unwrap_or_default(),
         Err(err) => {
-            // Why ADD failed matters more than that DEL, which is a precaution, failed as well.
-            let _ = del(plugin, req, kernel);
+            if !err.is_answer() && !invoke::is_ours(plugin, &req.path, &req.execution) {
+                // Why ADD failed matters more than that DEL, which is a precaution, failed as well.
+                let _ = del(plugin, req, kernel);
+            }
             return Err(err);
         }
     };
@@ -59,7 +61,7 @@ pub fn add<'a>(
 /// # Errors
 /// The plugin's own error.
 pub fn del(plugin: &str, req: &Request, kernel: &mut Kernel) -> Result<()> {
-    invoke::run_as(Command::Del, plugin, req, kernel).map(drop)
+    run_as(Command::Del, plugin, req, kernel).map(drop)
 }
 
 /// Takes links away with `remove`, and has the IPAM plugin `release` ([`del`] or [`forward`]) their addresses: afterwards, so
@@ -92,5 +94,14 @@ pub fn around(
 /// # Errors
 /// The plugin's own error.
 pub fn forward(plugin: &str, req: &Request, kernel: &mut Kernel) -> Result<()> {
-    invoke::run(plugin, req, kernel).map(drop)
+    run_as(req.command, plugin, req, kernel).map(drop)
+}
+
+/// Runs a verb of the IPAM plugin.
+fn run_as(command: Command, plugin: &str, req: &Request, kernel: &mut Kernel) -> Result<Option<CniResult>> {
+    // One of ours that is none would ask the plugin that `ipam.type` names: itself.
+    if plugins::find(plugin).is_some_and(|plugin| plugin.kind() != Kind::Ipam) {
+        return Err(Error::config(format!("ipam.type: {plugin:?} assigns no addresses")));
+    }
+    invoke::run_as(command, plugin, req, kernel)
 }

@@ -58,12 +58,13 @@ pub struct Error {
     msg: String,
     details: String,
     errno: Option<Errno>,
+    is_answer: bool,
 }
 
 impl Error {
     /// An error with the given code and message.
     pub fn new(code: Code, msg: impl Into<String>) -> Error {
-        Error { code, msg: msg.into(), details: String::new(), errno: None }
+        Error { code, msg: msg.into(), details: String::new(), errno: None, is_answer: false }
     }
 
     /// An error with [`Code::INTERNAL`].
@@ -86,6 +87,7 @@ impl Error {
             msg: format!("{what}: {}{hint}", errno.desc()),
             details: String::new(),
             errno: Some(errno),
+            is_answer: false,
         }
     }
 
@@ -116,6 +118,18 @@ impl Error {
     pub fn with_details(mut self, details: impl Into<String>) -> Error {
         self.details = details.into();
         self
+    }
+
+    /// The same error, which is another program's answer: an error object of its own, and no accident.
+    #[must_use]
+    pub(crate) fn answered(mut self) -> Error {
+        self.is_answer = true;
+        self
+    }
+
+    /// Whether another program has answered so.
+    pub(crate) fn is_answer(&self) -> bool {
+        self.is_answer
     }
 
     /// The same error; its details also say what could not be taken back after it.

@@ -151,13 +151,15 @@ pub struct Request {
     pub execution: Execution,
 }
 
-/// How other executables are run for a request, where the protocol leaves it open.
+/// How plugins are run for a request, where the protocol leaves it open.
 #[derive(Clone, Debug, Default)]
 pub struct Execution {
-    /// One that takes longer is killed; `None`: it may take as long as it likes.
+    /// An executable that takes longer is killed; `None`: it may take as long as it likes.
     pub timeout: Option<Duration>,
-    /// Variables that it gets besides those of the protocol and of this process.
+    /// Variables that executables get besides those of the protocol and of this process.
     pub environment: Vec<(String, String)>,
+    /// Plugins that are built in run in this process, whatever files of their names there are.
+    pub prefer_built_in: bool,
 }
 
 /// What a plugin accepts, for [`Request::new`].

@@ -20,6 +20,9 @@ use crate::kernel::{dry_run, lock};
 /// `kind` of a file in today's format.
 const KIND: &str = "cniCacheV1";
 
+/// What the names of files begin with that are being written.
+const NEW: &str = ".cni-all-result.";
+
 /// What the result cache holds about one attachment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CachedAttachment {
@@ -208,18 +211,35 @@ impl Cache {
     pub(super) fn write(&self, attachment: &CachedAttachment) -> Result<()> {
         let CachedAttachment { network, container_id, ifname, .. } = attachment;
         let path = self.path(network, container_id, ifname);
-        // Beside the directory of results, which libcni reads whole.
-        let new = self.dir.join(format!(".cni-all-result.{}", std::process::id()));
-        let write = || {
+        let failed = |e: std::io::Error| Error::io(format_args!("write {}", path.display()), &e);
+        let (mut file, new) = self.create().map_err(failed)?;
+        let written = file.write_all(attachment.to_text().as_bytes()).and_then(|()| fs::rename(&new, &path));
+        written.map_err(|e| {
             let _ = fs::remove_file(&new);
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-            file.write_all(attachment.to_text().as_bytes())?;
-            fs::rename(&new, &path)
-        };
-        write().map_err(|e| {
-            let _ = fs::remove_file(&new);
-            Error::io(format_args!("write {}", path.display()), &e)
+            failed(e)
         })
+    }
+
+    /// A new file beside the directory of results, which libcni reads whole. Its name is nobody else's: other threads, and
+    /// processes with the same number in another PID namespace, write here as well.
+    fn create(&self) -> std::io::Result<(File, PathBuf)> {
+        let mut number = 0;
+        loop {
+            let path = self.dir.join(format!("{NEW}{}.{number}", std::process::id()));
+            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => number += 1,
+                opened => return opened.map(|file| (file, path)),
+            }
+        }
+    }
+
+    /// Removes what writers left that were killed. Nobody may be writing: for one who has the lock for himself.
+    pub(super) fn tidy(&self) {
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(NEW) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// What is kept about an attachment; `None` when there is nothing, or only of another one under the same file name.
@@ -334,6 +354,19 @@ mod tests {
         cache.remove("net", "a-b", "eth0").unwrap();
         cache.remove("net", "a-b", "eth0").unwrap();
         assert!(cache.read("net", "a-b", "eth0").unwrap().is_none() && cache.list().unwrap().is_empty());
+        fs::remove_dir_all(&cache.dir).unwrap();
+    }
+
+    #[test]
+    fn two_who_write_at_once_have_files_of_their_own_and_collecting_removes_left_ones() {
+        let cache = cache("writers");
+        let (first, second) = (cache.create().unwrap(), cache.create().unwrap());
+        assert_ne!(first.1, second.1);
+        cache.write(&attachment()).unwrap();
+        assert!(first.1.exists() && second.1.exists());
+        cache.tidy();
+        assert!(!first.1.exists() && !second.1.exists());
+        assert_eq!(cache.list().unwrap(), [attachment()]);
         fs::remove_dir_all(&cache.dir).unwrap();
     }
 

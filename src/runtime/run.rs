@@ -13,6 +13,8 @@ use crate::cni::{
     Accepts, CniResult, Code, Command, Environment, Error, Execution, Request, Result, ResultExt,
     ValidAttachment, Version,
 };
+use crate::kernel::netns::Netns;
+use crate::kernel::rtnl::Handle;
 use crate::kernel::{Kernel, lock};
 use crate::log::{Log, Operation, phase};
 use crate::{invoke, plugins};
@@ -89,6 +91,17 @@ pub struct Runtime {
     pub trace: Option<String>,
 }
 
+/// What an ADD finds in its place.
+#[derive(Clone, Copy)]
+enum There {
+    /// Nothing that is known.
+    Nothing,
+    /// An interface of that name in the container.
+    Interface,
+    /// This attachment: it is kept, and its interface is there.
+    Attachment,
+}
+
 impl Runtime {
     /// A runtime that looks for plugins in these directories, with libcni's cache and no time limit.
     pub fn new<P: Into<PathBuf>>(plugin_dirs: impl IntoIterator<Item = P>) -> Runtime {
@@ -129,8 +142,9 @@ impl Runtime {
     /// ADD: every plugin in order, each with the result of the one before. The result is the last plugin's; it is kept
     /// for the operations that follow.
     ///
-    /// When it fails, DEL is run at once, unless [`Runtime::keep_failed`] is set: then the plugins that succeeded, and
-    /// possibly parts of the one that did not, are still attached.
+    /// When it fails, the DEL of those plugins is run that have succeeded, and of the one that failed if it is another
+    /// executable; unless [`Runtime::keep_failed`] is set. None is run when the attachment was there before, and that of
+    /// another executable not when something else in the container has the interface's name.
     ///
     /// # Errors
     /// The first failure, naming network and plugin; `details` say what could not be taken back. Before anything is
@@ -149,19 +163,54 @@ impl Runtime {
             false => Some(self.lock(false, true)?),
         };
         let mut kernel = self.kernel();
+        let there = self.what_is_there(&network.name, attachment);
         let added = self.add_each(network, attachment, &mut kernel).and_then(|result| {
-            self.keep(network, attachment, &result)?;
+            let all = network.plugins.len();
+            self.keep(network, attachment, &result).map_err(|failure| (all, failure))?;
             Ok(result)
         });
-        let failure = match added {
+        let (done, failure) = match added {
             Ok(result) => return Ok(result),
-            Err(failure) if self.keep_failed => return Err(failure),
-            Err(failure) => failure,
+            Err((_, failure)) if self.keep_failed => return Err(failure),
+            Err(failed) => failed,
         };
-        match self.del_each(network, attachment, None, &mut kernel) {
+        let plugins = self.to_take_back(network, done, there);
+        match self.del_each(network, plugins, attachment, None, &mut kernel) {
             Ok(()) => Err(failure),
             Err(left) => Err(failure.with_left(&left)),
         }
+    }
+
+    /// What an ADD of this attachment finds. What cannot be looked at is not there.
+    fn what_is_there(&self, network: &str, attachment: &Attachment) -> There {
+        let Attachment { container_id, netns, ifname, .. } = attachment;
+        let has_interface = |path: &str| {
+            let found = Netns::find(path).ok().flatten();
+            found.is_some_and(|netns| {
+                netns.enter(|| Handle::open()?.link(ifname)).is_ok_and(|link| link.is_some())
+            })
+        };
+        let kept = self.cached((network, container_id, ifname)).ok().flatten();
+        match kept.and_then(|kept| kept.namespace()).is_some_and(|path| has_interface(&path)) {
+            true => There::Attachment,
+            false if has_interface(netns) => There::Interface,
+            false => There::Nothing,
+        }
+    }
+
+    /// The plugins whose DEL takes back an ADD that failed when so many had succeeded. One that runs in this process has
+    /// taken back its own; another's DEL would remove the interface that it found in its way.
+    fn to_take_back<'a>(&self, network: &'a NetworkList, done: usize, there: There) -> &'a [Value] {
+        let is_ours = |plugin: &Value| {
+            plugin_type(plugin).is_ok_and(|name| invoke::is_ours(&name, &self.path(), &self.execution()))
+        };
+        let failed = network.plugins.get(done);
+        let end = match (there, failed) {
+            (There::Attachment, _) => 0,
+            (There::Nothing, Some(plugin)) if !is_ours(plugin) => done + 1,
+            _ => done,
+        };
+        network.plugins.get(..end).unwrap_or_default()
     }
 
     /// DEL: every plugin in reverse order, with the result of ADD where it was kept and the version knows that. Succeeds
@@ -187,7 +236,7 @@ impl Runtime {
         // A result that cannot be read must not keep anything from being removed.
         let result = self.cached(of).ok().flatten().and_then(|cached| cached.result().ok().flatten());
         let result = result.filter(|_| version(network) >= Version::V0_4_0);
-        self.del_each(network, attachment, result.as_ref(), &mut self.kernel())?;
+        self.del_each(network, &network.plugins, attachment, result.as_ref(), &mut self.kernel())?;
         match network.name.is_empty() {
             true => Ok(()),
             false => self.cache().remove(of.0, of.1, of.2),
@@ -248,6 +297,7 @@ impl Runtime {
             return Ok(());
         }
         let _lock = self.lock(true, false)?;
+        self.cache().tidy();
         let is_valid = |cached: &CachedAttachment| {
             valid.unwrap_or_default().iter().any(|v| {
                 (v.container_id.as_str(), v.ifname.as_str()) == (&cached.container_id, &cached.ifname)
@@ -303,7 +353,7 @@ impl Runtime {
         let wanted = if network.version.is_empty() { "0.1.0" } else { &network.version };
         let check = |plugin: &Value| {
             let name = plugin_type(plugin)?;
-            let spoken = invoke::versions(&name, &self.path_for(plugin), &self.execution())?;
+            let spoken = invoke::versions(&name, &self.path(), &self.execution())?;
             match spoken.iter().any(|version| version == wanted) {
                 true => Ok(()),
                 false => Err(Error::new(
@@ -381,6 +431,7 @@ impl Runtime {
         Execution {
             timeout: self.timeout,
             environment: self.environment.iter().cloned().chain(trace).collect(),
+            prefer_built_in: self.prefer_built_in,
         }
     }
 
@@ -395,46 +446,40 @@ impl Runtime {
         if dirs.is_empty() { "/".to_owned() } else { dirs.join(":") }
     }
 
-    /// As [`Runtime::path`] for a plugin of a list; the directory of this executable where nothing else is to be found.
-    pub(super) fn path_for(&self, plugin: &Value) -> String {
-        let is_built_in = |name: String| plugins::find(&name).is_some();
-        let ipam = plugin.get("ipam").and_then(|ipam| plugin_type(&ipam).ok());
-        let all_built_in = plugin_type(plugin).is_ok_and(is_built_in) && ipam.is_none_or(is_built_in);
-        match std::env::current_exe().ok().as_deref().and_then(|exe| exe.parent()) {
-            Some(own) if self.prefer_built_in && all_built_in => own.display().to_string(),
-            _ => self.path(),
-        }
-    }
-
     /// The plugin's type, when there is such a plugin.
     fn find(&self, network: &NetworkList, plugin: &Value) -> Result<()> {
         let name = plugin_type(plugin).context(format_args!("network {}", network.name))?;
-        invoke::exists(&name, &self.path_for(plugin))
+        invoke::exists(&name, &self.path(), &self.execution())
             .context(format_args!("network {}: plugin {name} (ADD)", network.name))
     }
 
+    /// Every plugin's ADD. A failure comes with the number of plugins that succeeded before.
     fn add_each(
         &self,
         network: &NetworkList,
         attachment: &Attachment,
         kernel: &mut Kernel,
-    ) -> Result<CniResult> {
+    ) -> Result<CniResult, (usize, Error)> {
         let mut result: Option<CniResult> = None;
-        for plugin in &network.plugins {
-            let prev_result = result.as_ref().map(|result| result.to_json(version(network))).transpose()?;
+        for (done, plugin) in network.plugins.iter().enumerate() {
+            let prev_result = result.as_ref().map(|result| result.to_json(version(network))).transpose();
+            let prev_result = prev_result.map_err(|failure| (done, failure))?;
             let injected = Injected {
                 prev_result: prev_result.as_deref(),
                 capability_args: &attachment.capability_args,
                 valid_attachments: None,
             };
-            result = self.call(network, attachment, Command::Add, plugin, &injected, kernel)?;
+            let added = self.call(network, attachment, Command::Add, plugin, &injected, kernel);
+            result = added.map_err(|failure| (done, failure))?;
         }
         Ok(result.unwrap_or_default())
     }
 
+    /// The DEL of these of the network's plugins, the last first.
     fn del_each(
         &self,
         network: &NetworkList,
+        plugins: &[Value],
         attachment: &Attachment,
         result: Option<&CniResult>,
         kernel: &mut Kernel,
@@ -445,7 +490,7 @@ impl Runtime {
             capability_args: &attachment.capability_args,
             valid_attachments: None,
         };
-        let failures = network.plugins.iter().rev().filter_map(|plugin| {
+        let failures = plugins.iter().rev().filter_map(|plugin| {
             self.call(network, attachment, Command::Del, plugin, &injected, kernel).err()
         });
         Error::all(failures.collect()).map_or(Ok(()), Err)
@@ -518,7 +563,7 @@ impl Runtime {
                 "CNI_NETNS" => attachment.netns.clone(),
                 "CNI_IFNAME" => attachment.ifname.clone(),
                 "CNI_ARGS" => args.join(";"),
-                "CNI_PATH" => self.path_for(plugin),
+                "CNI_PATH" => self.path(),
                 "CNI_NETNS_OVERRIDE" if self.netns_override => "1".to_owned(),
                 _ => return None,
             })

@@ -130,6 +130,9 @@ fn foreign_files_are_kept_and_reported_unless_forced() {
     let report: Value = serde_json::from_str(&json.stdout).unwrap();
     let bridge = report["files"].as_array().unwrap().iter().find(|f| f["name"] == "bridge").unwrap();
     assert_eq!((json.status, bridge["action"].as_str()), (3, Some("kept")));
+    let kept = install(&bin, &["--keep"]);
+    assert_eq!((kept.status, &kept.stderr), (0, &printed.stderr));
+    assert_eq!(install(&bin, &["--keep", "--force"]).status, 2);
     install_ok(&bin, &["--force"]);
     assert_eq!(fs::read_to_string(bin.join("unrelated")).unwrap(), "y");
     assert_eq!(fs::read_to_string(dir.root().join("elsewhere")).unwrap(), "x");
@@ -284,6 +287,25 @@ fn only_the_plugins_that_were_asked_for_are_linked() {
     assert_eq!(names(&bin), ["bridge", "cni-all", "host-local"]);
     install_ok(&bin, &["--only", "ptp"]);
     assert_eq!(names(&bin), ["bridge", "cni-all", "host-local", "ptp"]);
+    assert_eq!(install(&bin, &["--except", "lo"]).status, 2);
+    let bin = dir.root().join("c");
+    install_ok(&bin, &["--except", "flannel,ptp"]);
+    let mut expected = plugins();
+    expected.retain(|name| name != "flannel" && name != "ptp");
+    expected.push("cni-all".to_owned());
+    expected.sort();
+    assert_eq!(names(&bin), expected);
+}
+
+#[test]
+fn a_copy_under_one_name_takes_what_others_copy_onto_it() {
+    let dir = Workdir::new();
+    let bin = dir.root().join("b");
+    install_ok(&bin, &["--except", "flannel"]);
+    install_ok(&bin, &["--only", "flannel", "--link", "copy"]);
+    copy(&dir.script("foreign", "#!/bin/sh\n"), &bin.join("flannel"));
+    install_ok(&bin, &["--except", "flannel"]);
+    assert!(fs::read(bin.join("cni-all")).unwrap() == fs::read(executable()).unwrap());
 }
 
 #[test]

@@ -186,6 +186,91 @@ fn a_failed_add_is_taken_back_unless_it_is_to_be_kept() {
 }
 
 #[test]
+fn an_add_over_an_attachment_fails_and_leaves_it_alone() {
+    require_netns!();
+    let (host, container) = host();
+    host.node.workdir().script("bin2/fails", "#!/bin/sh\nexit 1\n");
+    let bin = host.path("bin2");
+    let other = host.node.container();
+    let add = ["add", "net", container.path(), "--id", "c1"];
+    let check = || ok(host.command("cni-all", &["check", "net", container.path(), "--id", "c1"]));
+    ok(host.command("cni-all", &add));
+    let before = state(&host, &container);
+    let again = run(host.command("cni-all", &add));
+    assert!(again.status == 1 && again.stderr.contains("already exists"), "{}", again.stderr);
+    let elsewhere = run(host.command("cni-all", &["add", "net", other.path(), "--id", "c1"]));
+    assert!(elsewhere.stderr.contains("duplicate allocation"), "{}", elsewhere.stderr);
+    assert_eq!(state(&host, &container), before);
+    check();
+    // Neither when a plugin before or behind the one in question would be asked to take something back.
+    let plugins = ["loopback", "bridge", "fails"].map(|name| match name {
+        "bridge" => serde_json::from_str::<Value>(&list()).unwrap()["plugins"][0].clone(),
+        name => json!({"type": name}),
+    });
+    let list = json!({"cniVersion": "1.1.0", "name": "net", "plugins": plugins});
+    host.configure("10-net.conflist", &list.to_string());
+    run(host.command("cni-all", &[&add[..], &["--bin-dir", bin.to_str().unwrap()]].concat()));
+    assert_eq!(state(&host, &container), before);
+    host.configure("10-net.conflist", &self::list());
+    check();
+    ok(host.command("cni-all", &["del", "net", container.path(), "--id", "c1"]));
+    host.assert_clean();
+}
+
+#[test]
+fn a_comparison_goes_by_the_arguments_that_were_kept() {
+    require_netns!();
+    let host = Host::new();
+    let ipam = json!({"type": "static", "addresses": [{"address": "10.5.0.5/24"}]});
+    let plugin = json!({"type": "bridge", "bridge": "br0", "capabilities": {"ips": true}, "ipam": ipam});
+    let list = json!({"cniVersion": "1.1.0", "name": "net", "plugins": [plugin]});
+    host.configure("10-net.conflist", &list.to_string());
+    let container = host.node.container();
+    let wanted = r#"{"ips":["10.5.0.77/24"]}"#;
+    ok(host.command("cni-all", &["add", "net", container.path(), "--capability-args", wanted]));
+    ok(host.command("cni-all", &["check", "net", container.path()]));
+    ok(host.command("cni-all", &["del", "net", container.path()]));
+}
+
+#[test]
+fn what_is_attached_and_cannot_be_told_is_taken_back() {
+    require_netns!();
+    let (host, container) = host();
+    let mut add = host.command("cni-all", &["add", "net", container.path(), "--json"]);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    assert_eq!(add.stdout(full).status().unwrap().code(), Some(1));
+    host.assert_clean();
+}
+
+#[test]
+fn what_is_built_in_is_used_whoever_assigns_the_addresses() {
+    require_netns!();
+    let host = Host::new();
+    let answer = r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.9/24"}]}"#;
+    let script = format!("#!/bin/sh\n[ $CNI_COMMAND != ADD ] || echo '{answer}'\n");
+    // Beside the executable, as another plugin of the main plugin's name is.
+    let dir = host.path("elsewhere");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::copy(executable(), dir.join("cni-all")).unwrap();
+    host.node.workdir().script("elsewhere/my-ipam", &script);
+    host.node.workdir().script("elsewhere/bridge", "#!/bin/sh\nexit 7\n");
+    let plugin = json!({"type": "bridge", "bridge": "br0", "ipam": {"type": "my-ipam"}});
+    let list = json!({"cniVersion": "1.1.0", "name": "net", "plugins": [plugin]});
+    host.configure("10-net.conflist", &list.to_string());
+    let container = host.node.container();
+    let program = dir.join("cni-all");
+    let words = ["--conf-dir", host.path("net.d").to_str().unwrap()].join(" ");
+    for verb in ["add", "check", "del"] {
+        host.node.run(&format!(
+            "{} {verb} net {} {words} --cache-dir {}",
+            program.display(),
+            container.path(),
+            host.path("cache").display()
+        ));
+    }
+}
+
+#[test]
 fn what_cannot_be_is_said_before_anything_is_executed() {
     require_netns!();
     let (host, container) = host();

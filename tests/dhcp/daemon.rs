@@ -30,7 +30,7 @@ fn without_a_daemon_one_is_started_unless_it_is_required() {
     failure.names(&[
         "dhcp daemon at",
         "it does not exist",
-        "systemctl start cni-dhcp.socket",
+        "systemctl start cni-all-dhcp.socket",
         "daemon -socketpath",
     ]);
     assert!(container.links().is_empty());

@@ -111,7 +111,7 @@ fn on_a_fresh_node_a_failure_leaves_no_port_address_lease_or_rule() {
 }
 
 #[test]
-fn a_failing_ipam_plugin_is_told_to_release_and_its_error_is_ours() {
+fn an_ipam_plugin_that_refuses_keeps_what_it_has_and_its_error_is_ours() {
     require_netns!();
     for plugin in ["bridge", "ptp"] {
         let node = Node::new();
@@ -122,7 +122,7 @@ fn a_failing_ipam_plugin_is_told_to_release_and_its_error_is_ours() {
         let container = node.container();
         let failure = node.request("ADD", &container, "eth0", &config).fails(142);
         failure.names(&["no such pool", "pool 7"]);
-        assert_eq!(std::fs::read_to_string(log).unwrap(), "ADD\nDEL\n");
+        assert_eq!(std::fs::read_to_string(log).unwrap(), "ADD\n");
         assert!(node.links_of_kind("veth").is_empty() && container.links().is_empty());
     }
 }
@@ -135,7 +135,6 @@ fn a_delegate_that_dies_without_an_error_object_is_an_internal_error() {
         ("silent", "exit 3", &["silent"][..]),
         ("grumbling", "echo 'out of luck' >&2; exit 1", &["out of luck"]),
         ("babbling", "echo 'not json'; exit 1", &["not json"]),
-        ("zero", r#"echo '{"code":0,"msg":"code zero"}'; exit 1"#, &["code zero"]),
         ("killed", "kill -9 $$", &["killed"]),
     ] {
         let log = ipam_script(&node, name, add);
@@ -185,4 +184,46 @@ fn a_result_that_cannot_be_written_is_taken_back() {
     assert_eq!(output.status.code(), Some(1));
     assert_same(&before, &node.snapshot());
     assert!(container.links().is_empty());
+}
+
+#[test]
+fn a_refused_add_leaves_the_address_of_the_attachment_there_is() {
+    require_netns!();
+    for plugin in ["bridge", "ptp", "macvlan", "tap"] {
+        let node = Node::new();
+        node.ip(&["link add up0 type veth peer name up1", "link set up0 up"]);
+        let config = with(
+            bridge_config(&node),
+            json!({"type": plugin, "isGateway": null, "bridge": null, "master": "up0"}),
+        );
+        let (here, elsewhere) = (node.container(), node.container());
+        let first = node.attach(&here, "eth0", &config);
+        let leases = node.leases("net");
+        let again = first.call("ADD").env("CNI_NETNS", elsewhere.path()).fails(999);
+        again.names(&["duplicate allocation is not allowed"]);
+        first.call("ADD").fails(999).names(&["eth0"]);
+        assert_eq!(node.leases("net"), leases, "{plugin}");
+        first.del();
+        assert_eq!(node.leases("net"), Vec::<String>::new(), "{plugin}");
+    }
+}
+
+#[test]
+fn an_ipam_plugin_that_assigns_no_addresses_is_refused() {
+    require_netns!();
+    let node = Node::new();
+    let container = node.container();
+    for plugin in ["bridge", "ptp", "tap", "host-device"] {
+        for ipam in [plugin, "bridge", "portmap"] {
+            let config = with(
+                bridge_config(&node),
+                json!({"type": plugin, "bridge": null, "ipam": {"type": ipam}, "device": "lo"}),
+            );
+            for command in ["ADD", "STATUS"] {
+                let failure = node.request(command, &container, "eth0", &config).err();
+                failure.names(&["ipam.type", ipam, "assigns no addresses"]);
+            }
+        }
+    }
+    assert!(node.links_of_kind("veth").is_empty() && container.links().is_empty());
 }

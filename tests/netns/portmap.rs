@@ -2,13 +2,16 @@
 //! its neighbours, over TCP and UDP, IPv4 and IPv6.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage};
 use serde_json::{Value, json};
 
 use crate::support::{
     Attachment, Container, Netns, Node, Outside, assert_same, patience, require_netns, require_tool,
+    skip_for_kernel,
 };
 use crate::{dual_stack_config, with, with_static};
 
@@ -63,6 +66,39 @@ pub fn reach(
     };
     assert_eq!(&word, b"ping");
     Ok(seen.ip().to_string())
+}
+
+/// An SCTP socket for one association, bound to an address: with several addresses a peer would tell of all of them, past
+/// what is translated. To the standard library it is as good as one of TCP.
+fn sctp_socket(at: SocketAddr) -> io::Result<TcpStream> {
+    let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let made = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Sctp)?;
+    socket::setsockopt(&made, socket::sockopt::ReuseAddr, &true)?;
+    socket::bind(made.as_raw_fd(), &SockaddrStorage::from(at))?;
+    let made = TcpStream::from(made);
+    // For connecting as well.
+    made.set_write_timeout(Some(patience(LIMIT)))?;
+    made.set_read_timeout(Some(patience(LIMIT)))?;
+    Ok(made)
+}
+
+/// Sends a word over SCTP from an address of `client` to an address where a socket of `server` at `at` should get it and
+/// answer; the source address that the server sees.
+fn reach_by_sctp(client: (&Netns, &str), to: (&str, u16), server: (&Netns, &str, u16)) -> io::Result<String> {
+    let address = |text: &str, port: u16| -> SocketAddr { (text.parse::<IpAddr>().unwrap(), port).into() };
+    let listener = bind(|| server.0.enter(|| sctp_socket(address(server.1, server.2))))?;
+    socket::listen(&listener, Backlog::new(1)?)?;
+    let listener = TcpListener::from(OwnedFd::from(listener));
+    let mut near = client.0.enter(|| sctp_socket(address(client.1, 0)))?;
+    socket::connect(near.as_raw_fd(), &SockaddrStorage::from(address(to.0, to.1)))?;
+    let (mut far, from) = listener.accept()?;
+    let mut word = [0; 4];
+    near.write_all(b"ping")?;
+    far.read_exact(&mut word)?;
+    far.write_all(&word)?;
+    near.read_exact(&mut word)?;
+    assert_eq!(&word, b"ping");
+    Ok(from.ip().to_string())
 }
 
 /// A bound socket. The one before it on the same port may live on for a moment in a process that a parallel test is about
@@ -151,6 +187,41 @@ fn everywhere(node: &Node, backend: &str, what: &str) {
             let found = reach(transport, client, (to, 8080), &one, 80);
             assert!(found.is_err(), "{what}: {transport:?} to {to} after DEL");
         }
+    }
+}
+
+#[test]
+fn a_port_mapped_for_sctp_leads_to_the_container() {
+    require_netns!();
+    if let Err(err) = sctp_socket(([127, 0, 0, 1], 0).into()) {
+        return skip_for_kernel(&format!("this kernel has no SCTP: {err}"));
+    }
+    for backend in ["nftables", "iptables"] {
+        let node = Node::new();
+        let outside = node.outside();
+        let (one, two) = (node.container(), node.container());
+        let link = node.attach(&one, "eth0", &dual_stack_config(&node));
+        let ports = with(portmap(&link, json!([mapping("sctp", 8080, 80)])), json!({"backend": backend}));
+        let ports = node.attach(&one, "eth0", &ports);
+        node.attach(&two, "eth0", &dual_stack_config(&node));
+        for (name, client, own, to, seen) in [
+            ("outside", &*outside, Outside::V4, Outside::NODE_V4, Outside::V4),
+            ("outside", &*outside, Outside::V6, Outside::NODE_V6, Outside::V6),
+            ("host", &*node, Outside::NODE_V4, Outside::NODE_V4, Outside::NODE_V4),
+            ("localhost", &*node, "127.0.0.1", "127.0.0.1", "10.1.0.1"),
+            ("itself", &*one, "10.1.0.2", Outside::NODE_V4, "10.1.0.1"),
+            ("neighbour", &*two, "10.1.0.3", Outside::NODE_V4, "10.1.0.1"),
+            ("neighbour", &*two, "fd00:1::3", Outside::NODE_V6, "fd00:1::1"),
+        ] {
+            let at = if to.contains(':') { "fd00:1::2" } else { "10.1.0.2" };
+            let found = reach_by_sctp((client, own), (to, 8080), (&one, at, 80));
+            let found = found.unwrap_or_else(|e| panic!("{backend}: from {name} to {to}: {e}"));
+            assert_eq!(found, seen, "{backend}: from {name} to {to}");
+        }
+        ports.check();
+        ports.del();
+        let found = reach_by_sctp((&outside, Outside::V4), (Outside::NODE_V4, 8080), (&one, "10.1.0.2", 80));
+        assert!(found.is_err(), "{backend} after DEL");
     }
 }
 

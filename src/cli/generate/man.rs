@@ -10,11 +10,11 @@ use crate::cli::tools::TOOLS;
 use crate::personality::COMPATIBLE_WITH;
 use crate::plugins::PLUGINS;
 
-/// The text of cni-all(1).
+/// The text of cni-all(8).
 pub fn text() -> String {
     let version = env!("CARGO_PKG_VERSION");
     let mut out = format!(
-        ".TH CNI\\-ALL 1 \"\" \"cni\\-all {version}\" \"User Commands\"\n\
+        ".TH CNI\\-ALL 8 \"\" \"cni\\-all {version}\" \"System Administration\"\n\
          .SH NAME\ncni\\-all \\- the CNI plugins in one executable\n\
          .SH SYNOPSIS\n.B cni\\-all\n.I COMMAND\n.RI [ ARGUMENT ...]\n.br\n.B cni\\-all\n.I PLUGIN\n\
          .RI < CONFIGURATION\n.SH DESCRIPTION\n{}\n.PP\nIt is compatible with release {} of the plugins written in Go.\n",

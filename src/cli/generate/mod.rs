@@ -18,7 +18,7 @@ use crate::personality::Process;
     help_triggers("-h", "--help"),
     description = "print symlinks.mk, shell completions, the manual page or the schema",
     example = "{command_name} completions bash >/usr/share/bash-completion/completions/cni-all",
-    example = "{command_name} man >/usr/share/man/man1/cni-all.1",
+    example = "{command_name} man >/usr/share/man/man8/cni-all.8",
     example = "{command_name} symlinks.mk >symlinks.mk"
 )]
 pub struct Generate {

@@ -32,14 +32,16 @@ const KEPT: i32 = 3;
         replaced atomically, also while plugins run. What is up to date is left alone.",
     example = "{command_name} /opt/cni/bin",
     example = "{command_name} /opt/cni/bin --only bridge,host-local,loopback",
+    example = "{command_name} /opt/cni/bin --except flannel --keep",
     example = "{command_name} ./bin --link hard",
     note = "A file in DIR that has a plugin's name but is no part of cni-all is kept and reported, unless\n\
         --force is given. DIR/cni-all itself is always replaced: copying another plugin onto a\n\
-        symbolic link writes through it and damages the executable that all plugins share.",
+        link, symbolic or hard, writes through it and damages the executable that all plugins\n\
+        share. Where others do that, keep off their names with --except, or use --link copy.",
     error_code(0, "DIR is as asked"),
     error_code(1, "something failed; what was done up to then is listed"),
     error_code(2, "wrong arguments"),
-    error_code(3, "done, but files of other programs were kept")
+    error_code(3, "done, but files of other programs were kept, and --keep was not given")
 )]
 pub struct Install {
     /// directory to install into; made when it is missing
@@ -54,9 +56,17 @@ pub struct Install {
     #[argh(option, arg_name = "NAMES")]
     only: Option<String>,
 
+    /// all plugins but these, separated by commas; what is there under their names is left alone
+    #[argh(option, arg_name = "NAMES")]
+    except: Option<String>,
+
     /// replace files of other programs, too
     #[argh(switch)]
     force: bool,
+
+    /// that files of other programs are kept is success
+    #[argh(switch)]
+    keep: bool,
 
     /// print what was done as JSON
     #[argh(switch)]
@@ -124,24 +134,30 @@ impl Install {
             let path = format!("{}/{name}", self.dir);
             let _ = writeln!(process.stderr, "cni-all install: kept {path}: {was} (--force replaces it)");
         }
-        if kept.is_empty() { status } else { KEPT }
+        if kept.is_empty() || self.keep { status } else { KEPT }
     }
 
     /// The plugins to link.
     fn names(&self) -> Result<Vec<&'static str>, String> {
-        let all = || PLUGINS.iter().map(|p| p.name());
-        let Some(only) = &self.only else { return Ok(all().collect()) };
-        let mut names = Vec::new();
-        for word in only.split(',').map(str::trim) {
-            let plugin = plugins::find(word).ok_or_else(|| match did_you_mean(word, all()) {
-                Some(close) => format!("--only: {word:?} is no plugin; did you mean {close}?"),
-                None => format!("--only: {word:?} is no plugin; see: cni-all list"),
-            })?;
-            if !names.contains(&plugin.name()) {
-                names.push(plugin.name());
-            }
+        if self.keep && self.force {
+            return Err("--keep and --force contradict each other".to_owned());
         }
-        Ok(names)
+        let all = || PLUGINS.iter().map(|p| p.name());
+        let listed = |option, words: &str| {
+            let find = |word: &str| match (plugins::find(word), did_you_mean(word, all())) {
+                (Some(plugin), _) => Ok(plugin.name()),
+                (None, Some(close)) => Err(format!("{option}: {word:?} is no plugin; did you mean {close}?")),
+                (None, None) => Err(format!("{option}: {word:?} is no plugin; see: cni-all list")),
+            };
+            words.split(',').map(|word| find(word.trim())).collect::<Result<Vec<_>, _>>()
+        };
+        let only = self.only.as_deref().map(|words| listed("--only", words)).transpose()?;
+        let except = self.except.as_deref().map(|words| listed("--except", words)).transpose()?;
+        let wanted = |name: &&str| {
+            only.as_ref().is_none_or(|only| only.contains(name))
+                && except.as_ref().is_none_or(|except| !except.contains(name))
+        };
+        Ok(all().filter(wanted).collect())
     }
 
     /// Looks first, so that nothing is changed when something is in the way that cannot be replaced.

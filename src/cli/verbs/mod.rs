@@ -18,7 +18,7 @@ use crate::cni::json::Value;
 use crate::cni::names::is_identifier;
 use crate::cni::{Error, Result, ValidAttachment, Version};
 use crate::personality::Process;
-use crate::runtime::{Attachment, NetworkList, Runtime};
+use crate::runtime::{Attachment, CachedAttachment, NetworkList, Runtime};
 
 pub use self::names::{absolute, id_of};
 pub use self::update::Update;
@@ -311,7 +311,7 @@ impl Add {
         end(process, "cni-all add", self.json, &mut |process, spoken| self.add(process, spoken))
     }
 
-    fn add(&self, process: &mut Process<'_>, spoken: &mut Version) -> Result<String> {
+    fn add(&self, process: &mut Process<'_>, spoken: &mut Version) -> Result<i32> {
         let call = self.call();
         let network = call.network(process, "cni-all add", spoken)?;
         let mut attachment = call.attachment(process, &self.netns)?;
@@ -320,15 +320,22 @@ impl Add {
         namespace(&attachment.netns)?;
         let runtime = Runtime { keep_failed: self.keep_failed, ..call.runtime(process) };
         if self.dry_run {
-            return preview(&runtime, &network, Order::FilesFirst, |runtime, network| {
+            let text = preview(&runtime, &network, Order::FilesFirst, |runtime, network| {
                 runtime.add(network, &attachment)
-            });
+            })?;
+            return Ok(print(process, &text));
         }
         let result = runtime.add(&network, &attachment)?;
-        match self.json {
-            true => result.to_json(*spoken),
-            false => Ok(lines(&network.name, &attachment.ifname, &result)),
+        let text = match self.json {
+            true => result.to_json(*spoken)?,
+            false => lines(&network.name, &attachment.ifname, &result),
+        };
+        let status = print(process, &text);
+        if status != 0 {
+            // Nobody knows of it.
+            runtime.del(&network, &attachment)?;
         }
+        Ok(status)
     }
 }
 
@@ -338,9 +345,15 @@ impl Check {
         end(process, "cni-all check", self.json, &mut |process, spoken| {
             let call = self.call();
             let network = call.network(process, "cni-all check", spoken)?;
-            let attachment = call.attachment(process, &self.netns)?;
+            let mut attachment = call.attachment(process, &self.netns)?;
             namespace(&attachment.netns)?;
-            call.runtime(process).check(&network, &attachment).map(|()| String::new())
+            let runtime = call.runtime(process);
+            let Attachment { container_id, ifname, .. } = &attachment;
+            // What cannot be read is what the comparison says then.
+            if let Ok(Some(kept)) = runtime.cached_attachment(&network.name, container_id, ifname) {
+                complete(&mut attachment, kept);
+            }
+            runtime.check(&network, &attachment).map(|()| 0)
         })
     }
 }
@@ -354,7 +367,7 @@ impl Del {
         end(process, "cni-all del", self.json, &mut |process, spoken| self.del(process, spoken))
     }
 
-    fn del(&self, process: &mut Process<'_>, spoken: &mut Version) -> Result<String> {
+    fn del(&self, process: &mut Process<'_>, spoken: &mut Version) -> Result<i32> {
         let call = self.call();
         let runtime = call.runtime(process);
         let mut attachment = call.attachment(process, self.netns.as_deref().unwrap_or_default())?;
@@ -370,21 +383,17 @@ impl Del {
         };
         if let Some(kept) = kept {
             if self.netns.is_none() {
-                attachment.netns = kept.netns;
+                attachment.netns.clone_from(&kept.netns);
             }
-            if attachment.args.is_empty() {
-                attachment.args = kept.args;
-            }
-            if attachment.capability_args.is_empty() {
-                attachment.capability_args = kept.capability_args;
-            }
+            complete(&mut attachment, kept);
         }
         if self.dry_run {
-            return preview(&runtime, &network, Order::FilesLast, |runtime, network| {
+            let text = preview(&runtime, &network, Order::FilesLast, |runtime, network| {
                 runtime.del(network, &attachment)
-            });
+            })?;
+            return Ok(if text.is_empty() { 0 } else { print(process, &text) });
         }
-        runtime.del(&network, &attachment).map(|()| String::new())
+        runtime.del(&network, &attachment).map(|()| 0)
     }
 }
 
@@ -414,7 +423,7 @@ impl Gc {
                 let dir = networks::conf_dir(process, call.conf_dir);
                 valid = collect::in_use(&runtime, &network, &dir)?;
             }
-            runtime.gc(&network, Some(&valid)).map(|()| String::new())
+            runtime.gc(&network, Some(&valid)).map(|()| 0)
         })
     }
 }
@@ -424,22 +433,28 @@ impl Status {
     pub fn run(&self, process: &mut Process<'_>) -> i32 {
         end(process, "cni-all status", self.json, &mut |process, spoken| {
             let network = self.call().network(process, "cni-all status", spoken)?;
-            self.call().runtime(process).status(&network).map(|()| String::new())
+            self.call().runtime(process).status(&network).map(|()| 0)
         })
     }
 }
 
-/// What an operation gives to print, if anything. It says which version of the protocol is spoken, once it knows.
-type Work<'a> = &'a mut dyn FnMut(&mut Process<'_>, &mut Version) -> Result<String>;
+/// Arguments that are not given are those that were kept at ADD.
+fn complete(attachment: &mut Attachment, kept: CachedAttachment) {
+    if attachment.args.is_empty() {
+        attachment.args = kept.args;
+    }
+    if attachment.capability_args.is_empty() {
+        attachment.capability_args = kept.capability_args;
+    }
+}
 
-/// Does the work, and prints what it gives; the exit status.
+/// An operation: its exit status. It says which version of the protocol is spoken, once it knows.
+type Work<'a> = &'a mut dyn FnMut(&mut Process<'_>, &mut Version) -> Result<i32>;
+
+/// Does the work, and says what failed; the exit status.
 fn end(process: &mut Process<'_>, command: &str, json: bool, work: Work<'_>) -> i32 {
     let mut spoken = Version::LATEST;
-    match work(process, &mut spoken) {
-        Ok(text) if text.is_empty() => 0,
-        Ok(text) => print(process, &text),
-        Err(e) => fail(process, command, json.then_some(spoken), &e),
-    }
+    work(process, &mut spoken).unwrap_or_else(|e| fail(process, command, json.then_some(spoken), &e))
 }
 
 /// Says what failed: for people, or as that version of the protocol does.

@@ -132,43 +132,47 @@ impl Socket {
     /// Starts over when the kernel refuses it because objects appeared, went or got users since they were looked at:
     /// what another process did in between, or must not happen twice.
     pub fn commit(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
-        phase("nftables", || self.plan_and_apply(&plan))
+        self.plan_and_apply(&plan)
     }
 
     fn plan_and_apply(&mut self, plan: &dyn Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
-        let mut left = ATTEMPTS;
-        loop {
-            left -= 1;
-            let changes = plan(self)?;
-            match self.apply(&changes) {
-                Err(err) if left > 0 && raced(&err) => {}
-                other => return other,
+        phase("nftables", || {
+            let mut left = ATTEMPTS;
+            loop {
+                left -= 1;
+                let changes = plan(self)?;
+                match self.apply(&changes) {
+                    Err(err) if left > 0 && raced(&err) => {}
+                    other => return other,
+                }
             }
-        }
+        })
     }
 
     /// As [`Socket::commit`], and starts over as well when anything else of the ruleset changed since it was looked at:
     /// for decisions that depend on what is *not* there. (Before Linux 4.13 the kernel does not see to that.)
     pub fn commit_exclusive(&mut self, plan: impl Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
-        phase("nftables", || self.plan_and_apply_alone(&plan))
+        self.plan_and_apply_alone(&plan)
     }
 
     fn plan_and_apply_alone(&mut self, plan: &dyn Fn(&mut Socket) -> Result<Vec<Change>>) -> Result<()> {
-        let mut left = EXCLUSIVE_ATTEMPTS;
-        loop {
-            left -= 1;
-            let generation = self.generation()?;
-            let changes = plan(self)?;
-            match self.apply_to(&changes, generation) {
-                Err(err) if left > 0 && raced(&err) => {
-                    // Refusals for another reason may come from a real fault.
-                    if err.errno() != Some(Errno::ERESTART) {
-                        left = left.min(ATTEMPTS);
+        phase("nftables", || {
+            let mut left = EXCLUSIVE_ATTEMPTS;
+            loop {
+                left -= 1;
+                let generation = self.generation()?;
+                let changes = plan(self)?;
+                match self.apply_to(&changes, generation) {
+                    Err(err) if left > 0 && raced(&err) => {
+                        // Refusals for another reason may come from a real fault.
+                        if err.errno() != Some(Errno::ERESTART) {
+                            left = left.min(ATTEMPTS);
+                        }
                     }
+                    other => return other,
                 }
-                other => return other,
             }
-        }
+        })
     }
 
     /// The ruleset's generation, as the kernel writes it: another one after every change.

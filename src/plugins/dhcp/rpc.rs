@@ -185,7 +185,7 @@ pub fn connect_or_start(socket: &Path, daemon: Daemon) -> Result<UnixStream> {
         let exists = if socket.exists() { "nobody listens on it" } else { "it does not exist" };
         let (socket, msg) = (socket.display(), format!("dhcp daemon at {}: {exists}", socket.display()));
         return Err(Error::new(Code::TRY_AGAIN, msg).with_details(format!(
-            "start it with: systemctl start cni-dhcp.socket, or: dhcp daemon -socketpath {socket}; or set ipam.daemon to \
+            "start it with: systemctl start cni-all-dhcp.socket, or: dhcp daemon -socketpath {socket}; or set ipam.daemon to \
              \"auto\""
         )));
     }

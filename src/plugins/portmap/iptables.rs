@@ -16,7 +16,6 @@
 //! rules without belong to every attachment of the container to the network, as they do for the Go plugin. What is
 //! shared by all stays, as the Go plugin leaves it.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
@@ -222,7 +221,7 @@ pub fn plan_add(nft: &mut Socket, at: &Attachment, conf: &Conf, container: &[IpN
             changes.push(Change::CreateChain(chain(own.family, &own.chain)));
         }
         let listed = nft.rules(table(own.family), Some(&own.chain))?;
-        let rules = placed(own.rules(conf, *net), &listed, &others);
+        let rules = placed(&own.rules(conf, *net), &listed, &others);
         plan_rules(&own, &listed, |rule| own.has(rule), rules, &mut changes)?;
         let listed = nft.rules(table(own.family), Some(DNAT))?;
         let entries = placed_entries(&own, conf, &records, &listed, &others)?;
@@ -317,18 +316,21 @@ fn refuse_contested(own: &Own, conf: &Conf, records: &[Record], others: &[Taken]
 
 /// Where rules of the container's chain must be: those for one address of the host before what another attachment of
 /// the container has at one of these ports.
-fn placed(rules: Vec<Rule>, listed: &[ListedRule], others: &[Taken]) -> Vec<Placed> {
+fn placed(rules: &[Rule], listed: &[ListedRule], others: &[Taken]) -> Vec<Placed> {
     let is_others = |rule: &&ListedRule| {
         others.iter().any(|taken| (&taken.rule.chain, &taken.rule.tag) == (&rule.chain, &rule.tag))
     };
     let first = listed.iter().find(is_others).map(|rule| rule.handle);
     let at_one = |part: &Statement| matches!(part, Statement::Within { side: Side::Destination, .. });
-    let place = |rule: Rule| {
-        let before = first.filter(|_| rule.statements.iter().any(at_one));
-        (rule, before)
-    };
-    let mut placed: Vec<Placed> = rules.into_iter().map(place).collect();
-    placed.sort_by_key(|(_, before)| before.is_none());
+    let mut placed: Vec<Placed> = Vec::with_capacity(rules.len());
+    for in_front in [true, false] {
+        for rule in rules {
+            let before = first.filter(|_| rule.statements.iter().any(at_one));
+            if before.is_some() == in_front {
+                placed.push((rule.clone(), before));
+            }
+        }
+    }
     placed
 }
 
@@ -344,14 +346,20 @@ fn placed_entries(
     let entries = own.entries(conf)?;
     let steps = entries.iter().map(program).collect::<Result<Vec<_>>>()?;
     let conditions = conf.conditions(own.family);
+    let conditional = conditions.language().is_some();
+    let is_after = |taken: &Taken, record: &Record| {
+        let reach = Reach { host_ip: record.host_ip, conditional };
+        taken.is_at(record) && taken.rule.chain != own.chain && reach.goes_before(taken.reach())
+    };
     let mut first: Vec<Placed> = Vec::new();
-    for record in records {
-        let reach = Reach { host_ip: record.host_ip, conditional: conditions.language().is_some() };
-        let is_after = |taken: &&Taken| {
-            taken.is_at(record) && taken.rule.chain != own.chain && reach.goes_before(taken.reach())
+    // In the order of what they go before.
+    let pairs =
+        others.iter().enumerate().flat_map(|(n, taken)| records.iter().map(move |record| (n, taken, record)));
+    for (n, taken, record) in pairs {
+        let is_first = is_after(taken, record) && !others.iter().take(n).any(|other| is_after(other, record));
+        let Some(after) = taken.entry.as_ref().filter(|_| is_first).map(|entry| entry.handle) else {
+            continue;
         };
-        let after = others.iter().filter_map(|taken| Some(taken).filter(is_after)?.entry.as_ref()).next();
-        let Some(after) = after.map(|entry| entry.handle) else { continue };
         let is_usual = |rule: &&ListedRule| {
             own.has_entry(rule)
                 && steps.contains(&rule.steps)
@@ -373,8 +381,6 @@ fn placed_entries(
             first.push((own.entry(record.protocol, &[record.host_port], more), Some(after)));
         }
     }
-    let position = |before: &Option<u64>| listed.iter().position(|rule| Some(rule.handle) == *before);
-    first.sort_by_key(|(_, before)| position(before));
     first.extend(entries.into_iter().map(|rule| (rule, None)));
     Ok(first)
 }
@@ -383,13 +389,12 @@ fn placed_entries(
 /// to them.
 pub fn taken(nft: &mut Socket, at: &Attachment, records: &[Record]) -> Result<Vec<Taken>> {
     let Some(family) = records.first().map(Record::family) else { return Ok(Vec::new()) };
-    let (own, table) = (Own::new(at, family), table(family));
-    let mut all = Vec::new();
+    let (table, mut all) = (table(family), Vec::new());
     if nft.chain(table, DNAT)?.is_none() {
         return Ok(all);
     }
+    let own = Own::new(at, family);
     let is_wanted = |port: &u16| records.iter().any(|record| record.host_port == *port);
-    let mut chains: BTreeMap<String, Vec<ListedRule>> = BTreeMap::new();
     for entry in nft.rules(table, Some(DNAT))? {
         let ports = ports(&entry);
         let Some(target) = entry.target() else { continue };
@@ -398,12 +403,9 @@ pub fn taken(nft: &mut Socket, at: &Attachment, records: &[Record]) -> Result<Ve
         {
             continue;
         }
-        if !chains.contains_key(target) {
-            chains.insert(target.to_owned(), nft.rules(table, Some(target))?);
-        }
-        for rule in chains.get(target).into_iter().flatten().filter(|rule| rule.tag == entry.tag) {
-            let Some(record) = read(rule, family) else { continue };
-            let taken = Taken { record, rule: rule.clone(), entry: Some(entry.clone()) };
+        for rule in nft.rules(table, Some(target))?.into_iter().filter(|rule| rule.tag == entry.tag) {
+            let Some(record) = read(&rule, family) else { continue };
+            let taken = Taken { record, rule, entry: Some(entry.clone()) };
             let is_led = ports.as_ref().is_none_or(|ports| ports.contains(&record.host_port))
                 && protocol(&entry).is_none_or(|number| number == record.protocol);
             if is_led && records.iter().any(|record| taken.is_at(record)) {
@@ -428,13 +430,16 @@ pub fn plan_stale(
     changes: &mut Vec<Change>,
 ) -> Result<()> {
     let family = Family::of(address);
-    let mut stale: BTreeMap<&str, Vec<&Option<String>>> = BTreeMap::new();
-    for taken in taken.iter().filter(|taken| taken.is_stale(address)) {
-        stale.entry(&taken.rule.chain).or_default().push(&taken.rule.tag);
-    }
-    for (chain, tags) in stale {
+    let stale = |of: &Taken, chain: &str| of.is_stale(address) && of.rule.chain == chain;
+    for (position, first) in taken.iter().enumerate() {
+        let chain = first.rule.chain.as_str();
+        if !first.is_stale(address) || taken.iter().take(position).any(|taken| stale(taken, chain)) {
+            continue;
+        }
         let entries = entries_of(nft, family, chain)?;
-        plan_removal(nft, family, chain, &entries, |rule| tags.contains(&&rule.tag), changes)?;
+        let goes =
+            |rule: &ListedRule| taken.iter().any(|taken| stale(taken, chain) && taken.rule.tag == rule.tag);
+        plan_removal(nft, family, chain, &entries, goes, changes)?;
     }
     Ok(())
 }

@@ -60,7 +60,9 @@
 //! - A packet costs the same with any number of mappings. A mapping at one address goes before one at all, one with
 //!   conditions before one without; two attachments cannot have the same.
 //! - The kernel walks all verdicts of all maps when one is added, once for each rule that looks them up. So there is one
-//!   for a container, looked up by one rule, into a chain of one rule; everything else is data.
+//!   for a container, looked up by one rule, into a chain of one rule; everything else is data. Mappings with conditions
+//!   have one each besides, which the two base chains lead to: with 1,000 containers of three, ADD of one more takes
+//!   0.7 ms longer than the first.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

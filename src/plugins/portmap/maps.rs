@@ -338,13 +338,14 @@ pub fn plan_after_rules(
     let Some(first) = records.first() else { return Ok(()) };
     let own = names::element_comment(at);
     for under in [false, true] {
-        let mut found: Vec<(Map, Value)> = records.iter().map(|record| record.place(under)).collect();
-        if records.iter().any(|record| record.host_ip.is_unspecified()) {
+        let general = |record: &Record| record.host_ip.is_unspecified();
+        let all = records.iter().any(general);
+        let asked = records.iter().filter(|record| !all || general(record));
+        let mut found: Vec<(Map, Value)> = asked.map(|record| record.place(under)).collect();
+        if all {
             let map = hostips(first.family(), under);
             found.extend(nft.elements(&map)?.into_iter().map(|element| (map, element.key)));
         }
-        let mut seen = HashSet::new();
-        found.retain(|(map, key)| seen.insert((map.name, key.clone())));
         for (map, key) in found {
             let Value::Joined(parts) = &key else { continue };
             let (protocol, host_ip, port) = match parts.as_slice() {

@@ -212,7 +212,7 @@ impl Plugin for Portmap {
         let network = &req.config.name;
         let ours = nft.commit(|nft| maps::plan_gc(nft, network, &valid));
         let iptables = nft.commit_exclusive(|nft| iptables::plan_gc(nft, network, &valid));
-        Error::all([ours, iptables].into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
+        both(ours, iptables)
     }
 
     fn status(&self, req: &Request, kernel: &mut Kernel) -> Result<()> {
@@ -357,7 +357,7 @@ fn remove(of: &Attachment, known: &[IpAddr], kernel: &mut Kernel) -> Result<()> 
         true => Ok(()),
         false => nft.commit_exclusive(|nft| iptables::plan_del(nft, of)),
     });
-    Error::all([removed, iptables].into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)?;
+    both(removed, iptables)?;
     nft.commit(|nft| plan_unused(nft, &chains.borrow()))?;
     if !records.is_empty() {
         kernel.close_nft_late();
@@ -365,6 +365,14 @@ fn remove(of: &Attachment, known: &[IpAddr], kernel: &mut Kernel) -> Result<()> 
     // As in `add`.
     let _ = flows::forget_led(&records);
     Ok(())
+}
+
+/// The outcome of two things that were both done.
+fn both(one: Result<()>, two: Result<()>) -> Result<()> {
+    match (one, two) {
+        (Err(one), Err(two)) => Error::all(vec![one, two]).map_or(Ok(()), Err),
+        (one, two) => one.and(two),
+    }
 }
 
 /// The setting that lets loopback addresses through the link that leads to the container. `None` when none leads there.

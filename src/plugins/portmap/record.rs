@@ -1,6 +1,6 @@
 //! A mapping in full, for one family: from where to where.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::conf::{Mapping, protocol_name};
@@ -36,17 +36,16 @@ impl Record {
                 container_ip,
                 container_port: mapping.container_port,
             };
-            if seen.insert(record) {
-                all.push(record);
+            if !seen.insert(record) {
+                continue;
             }
+            let general = |other: &Record| {
+                !host_ip.is_unspecified()
+                    && other.host_ip.is_unspecified()
+                    && (other.protocol, other.host_port) == (record.protocol, record.host_port)
+            };
+            all.insert(all.iter().position(general).unwrap_or(all.len()), record);
         }
-        let mut first: HashMap<(u8, u16), usize> = HashMap::new();
-        for (position, record) in all.iter().enumerate() {
-            first.entry((record.protocol, record.host_port)).or_insert(position);
-        }
-        all.sort_by_key(|record| {
-            (first.get(&(record.protocol, record.host_port)).copied(), record.host_ip.is_unspecified())
-        });
         all
     }
 

@@ -140,28 +140,27 @@ pub fn refuse_covered(all: &[Taken], records: &[Record], conditional: bool) -> R
 
 /// What an entry asks for besides the protocol, port and address of a mapping.
 pub fn conditions<'a>(steps: &'a [Step], record: &Record) -> Vec<&'a Step> {
-    let shown = |step: &&Step| match step {
-        Step::Match(name, _) => name != "comment" && name != "multiport",
-        Step::Verdict { .. } | Step::Counter => false,
-        _ => true,
-    };
     let host_ip = match record.host_ip {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
     };
     let mut left = Vec::new();
-    let mut steps = steps.iter().filter(shown).peekable();
-    while let Some(step) = steps.next() {
+    let mut rest = steps;
+    while let [step, after @ ..] = rest {
+        rest = after;
         let own = match step {
-            Step::Protocol => Some(&[record.protocol][..]),
+            Step::Protocol => &[record.protocol][..],
             // The destination's address, in the network header of IPv4 or IPv6.
-            Step::Payload { base: 1, offset: 16 | 24, .. } => Some(&host_ip[..]),
-            _ => None,
+            Step::Payload { base: 1, offset: 16 | 24, .. } => &host_ip,
+            Step::Match(name, _) if name == "comment" || name == "multiport" => continue,
+            Step::Verdict { .. } | Step::Counter => continue,
+            _ => &[],
         };
-        let is_own =
-            |next: &&Step| matches!(next, Step::Compare { equal: true, data } if Some(&data[..]) == own);
-        if steps.next_if(is_own).is_none() {
-            left.push(step);
+        match rest {
+            [Step::Compare { equal: true, data }, after @ ..] if !own.is_empty() && data == own => {
+                rest = after
+            }
+            _ => left.push(step),
         }
     }
     left

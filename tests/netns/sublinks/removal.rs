@@ -13,7 +13,7 @@ for_each_kind![
     del_leaves_what_belongs_to_another_container_or_plugin,
     the_address_is_released_after_the_link_is_gone,
     an_add_that_fails_leaves_nothing,
-    a_failing_ipam_plugin_is_told_to_release_and_its_error_is_ours,
+    an_ipam_plugin_that_refuses_keeps_what_it_has_and_its_error_is_ours,
     gc_removes_links_that_no_valid_attachment_owns,
     gc_leaves_links_of_other_networks_and_other_hosts,
 ];
@@ -149,13 +149,14 @@ fn an_add_that_fails_leaves_nothing(kind: &str) {
     assert_same(&before, &node.snapshot());
 }
 
-fn a_failing_ipam_plugin_is_told_to_release_and_its_error_is_ours(kind: &str) {
+fn an_ipam_plugin_that_refuses_keeps_what_it_has_and_its_error_is_ours(kind: &str) {
     let (node, _outside) = node_with_neighbour(kind);
     let log = node.workdir().root().join("log");
     let error = r#"echo '{"cniVersion":"1.1.0","code":142,"msg":"no such pool"}'; exit 1"#;
-    for (name, answer, code) in
-        [("refusing", error, 142), ("empty-handed", r#"echo '{"cniVersion":"1.1.0"}'"#, 999)]
-    {
+    for (name, answer, code, called) in [
+        ("refusing", error, 142, "ADD\n"),
+        ("empty-handed", r#"echo '{"cniVersion":"1.1.0"}'"#, 999, "ADD\nDEL\n"),
+    ] {
         let body = format!(
             "#!/bin/sh\ncat >/dev/null\necho $CNI_COMMAND >>{}\n[ $CNI_COMMAND = ADD ] || exit 0\n{answer}\n",
             log.display()
@@ -164,7 +165,7 @@ fn a_failing_ipam_plugin_is_told_to_release_and_its_error_is_ours(kind: &str) {
         let config = with(config(&node, kind), json!({"ipam": {"type": name}}));
         let container = node.container();
         node.request("ADD", &container, "eth0", &config).fails(code);
-        assert_eq!(std::fs::read_to_string(&log).unwrap(), "ADD\nDEL\n");
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), called);
         std::fs::remove_file(&log).unwrap();
         assert!(container.links().is_empty());
     }
