@@ -136,7 +136,8 @@ fn answer(
     process.stdin.read_to_end(&mut stdin).map_err(|e| {
         Error::io("read the network configuration from standard input", &e).with_code(Code::IO)
     })?;
-    let req = request.insert(Request::new(environment, stdin, plugins::accepts(plugin))?);
+    let req = request.insert(Request::negotiate(environment, stdin, plugins::accepts(plugin))?);
+    req.check()?;
     let trace = (process.env)("TRACEPARENT");
     let about = Operation {
         plugin: plugin.name(),

@@ -17,6 +17,9 @@ const TABLE_MAIN: i64 = 254;
 /// What gives interface number `interface` of the result, the link `dev`, its addresses, sets it up and adds the
 /// routes, in this order: an address has to be there when the link comes up, and a route needs both.
 ///
+/// The routes may have the destination of others: of the kernel's to the interface's own network, or of another
+/// interface's default route.
+///
 /// `dad`: IPv6 addresses go through duplicate address detection (RFC 4862), which takes one to two seconds. Without it
 /// they are usable at once; an IPAM plugin has already seen to it that nobody else has them.
 ///
@@ -45,7 +48,7 @@ pub fn changes(dev: &Dev, result: &CniResult, interface: i64, dad: bool) -> Resu
     let up = SetLink { up: Some(true), arp_notify: Some(true), ..SetLink::of(dev.clone()) };
     changes.push(Change::SetLink(up));
     for route in routes(dev, result)? {
-        changes.push(Change::AddRoute(route));
+        changes.push(Change::PrependRoute(route));
     }
     Ok(changes)
 }
@@ -70,6 +73,7 @@ pub fn routes(dev: &Dev, result: &CniResult) -> Result<Vec<RouteSpec>> {
     Ok(specs)
 }
 
+/// One route. Negative metrics, MTUs and segment sizes are as good as none (CI-10).
 fn spec(dev: &Dev, route: &Route, result: &CniResult) -> Result<RouteSpec> {
     let on_link = route.scope.is_some_and(|scope| scope >= SCOPE_LINK);
     let gw = match route.gw {
@@ -78,15 +82,15 @@ fn spec(dev: &Dev, route: &Route, result: &CniResult) -> Result<RouteSpec> {
     };
     Ok(RouteSpec {
         gw,
-        priority: number("priority", route.priority)?,
+        priority: number("priority", route.priority.max(0))?,
         table: match route.table {
             // Table 0 is "unspecified", which the kernel takes for main.
             None | Some(0) => None,
             Some(table) => Some(number("table", table)?),
         },
         scope: route.scope.map(|scope| number("scope", scope)).transpose()?,
-        mtu: number("mtu", route.mtu)?,
-        advmss: number("advmss", route.advmss)?,
+        mtu: number("mtu", route.mtu.max(0))?,
+        advmss: number("advmss", route.advmss.max(0))?,
         onlink: gw.is_some_and(|gw| is_gateway(gw, result) && !is_reachable(gw, result)),
         ..RouteSpec::new(route.dst, dev.clone())
     })
@@ -166,10 +170,23 @@ mod tests {
                 "ip addr add 10.1.0.5/16 dev eth0",
                 "ip -6 addr add fd00::5/64 dev eth0 nodad",
                 "ip link set dev eth0 up && sysctl net/ipv4/conf/eth0/arp_notify=1",
-                "ip route add default via 10.1.0.1 dev eth0",
-                "ip -6 route add fd01::/64 via fd00::9 dev eth0 mtu 1400 advmss 1300 metric 5 table 100",
+                "ip route prepend default via 10.1.0.1 dev eth0",
+                "ip -6 route prepend fd01::/64 via fd00::9 dev eth0 mtu 1400 advmss 1300 metric 5 table 100",
             ]
         );
+    }
+
+    #[test]
+    fn negative_numbers_are_as_good_as_none() {
+        let route = r#""priority":-1,"mtu":-2,"advmss":-3"#;
+        let json = format!(r#"{{"ips":[],"routes":[{{"dst":"10.9.0.0/16",{route}}}]}}"#);
+        assert_eq!(printed(&json)[1], "ip route prepend 10.9.0.0/16 dev eth0");
+        let result = CniResult {
+            routes: vec![Route { priority: 1 << 40, ..Route::new("10.9.0.0/16".parse().unwrap(), None) }],
+            ..CniResult::default()
+        };
+        let err = routes(&Dev::named("eth0"), &result).unwrap_err();
+        assert_eq!(err.msg(), format!("routes[0]: priority: {} is out of range", 1_i64 << 40));
     }
 
     #[test]
@@ -177,7 +194,7 @@ mod tests {
         let lines = printed(
             r#"{"ips":[{"address":"10.1.0.5/16","gateway":"10.1.0.1"}],"routes":[{"dst":"10.9.0.0/16","scope":253}]}"#,
         );
-        assert_eq!(lines[2], "ip route add 10.9.0.0/16 dev eth0 scope link");
+        assert_eq!(lines[2], "ip route prepend 10.9.0.0/16 dev eth0 scope link");
     }
 
     #[test]
@@ -185,7 +202,7 @@ mod tests {
         let lines = printed(
             r#"{"ips":[{"address":"10.1.0.5/32","gateway":"10.0.0.1"}],"routes":[{"dst":"0.0.0.0/0"}]}"#,
         );
-        assert_eq!(lines[2], "ip route add default via 10.0.0.1 dev eth0 onlink");
+        assert_eq!(lines[2], "ip route prepend default via 10.0.0.1 dev eth0 onlink");
     }
 
     #[test]

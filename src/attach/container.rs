@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use nix::errno::Errno;
 
 use super::owner::Owner;
 use super::teardown::known_addresses;
@@ -45,6 +46,13 @@ pub fn wait_usable(watch: Option<AddressWatch>, index: u32, nets: &[IpNet]) -> R
     watch.wait_usable(index, wanted, USABLE_BUDGET).map(drop)
 }
 
+/// Whether a path that could not be opened is none (path_resolution(7)), or that of a plain file, such as the empty one
+/// that `ip netns` leaves when its mount is gone: then no system call failed.
+fn leads_nowhere(err: &Error) -> bool {
+    use Errno::{EINVAL, ELOOP, ENAMETOOLONG, ENOTDIR};
+    err.is_gone() || matches!(err.errno(), None | Some(ENOTDIR | ELOOP | ENAMETOOLONG | EINVAL))
+}
+
 impl Container {
     /// Opens the namespace `CNI_NETNS` names.
     ///
@@ -56,11 +64,11 @@ impl Container {
         Ok(Container { netns, rtnl })
     }
 
-    /// As [`Container::open`]; `None` when `CNI_NETNS` is empty, does not exist, or is not a namespace (any more): then
-    /// there is nothing inside it to clean.
+    /// As [`Container::open`]; `None` when `CNI_NETNS` is empty, does not exist, can be no path, or is not a network
+    /// namespace (any more): then there is nothing inside it to clean.
     ///
     /// # Errors
-    /// The namespace is there but cannot be entered.
+    /// The namespace is, or may be, there but cannot be entered.
     pub fn find(req: &Request) -> Result<Option<Container>> {
         if req.netns.is_empty() {
             return Ok(None);
@@ -68,12 +76,15 @@ impl Container {
         let netns = match Netns::find(&req.netns) {
             Ok(Some(netns)) => netns,
             Ok(None) => return Ok(None),
-            // The empty file that `ip netns` leaves when its mount is gone: no system call failed.
-            Err(e) if e.errno().is_none() => return Ok(None),
+            Err(e) if leads_nowhere(&e) => return Ok(None),
             Err(e) => return Err(e),
         };
-        let rtnl = netns.enter(Handle::open)?;
-        Ok(Some(Container { netns, rtnl }))
+        match netns.enter(|| Ok(Handle::open())) {
+            Ok(rtnl) => Ok(Some(Container { rtnl: rtnl?, netns })),
+            // setns(2): it is something else, such as a file of /proc.
+            Err(e) if e.errno() == Some(Errno::EINVAL) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// Whether an interface of this namespace is the attachment's: `CNI_NETNS` may name another container's namespace by

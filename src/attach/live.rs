@@ -8,7 +8,7 @@ use super::mtu::Mtu;
 use super::{Attachment, address, verify};
 use crate::cni::{CniResult, Code, Dns, Error, Interface, Request, Result};
 use crate::kernel::Kernel;
-use crate::kernel::rtnl::{Change, Link, RouteSpec, SetLink};
+use crate::kernel::rtnl::{Change, Link, Route, RouteSpec, SetLink};
 use crate::plugins;
 
 /// MTU of a veth end that nobody sets (`ETH_DATA_LEN`, linux/if_ether.h).
@@ -135,7 +135,7 @@ impl Inside {
     }
 
     /// Makes the routes of `from` those of `to`, in the container and in the result. A route that leads elsewhere is
-    /// replaced, so that there always is one; others of the interface stay.
+    /// replaced, so that there always is one; others of the interface, and of other interfaces, stay.
     ///
     /// # Errors
     /// The kernel refuses one.
@@ -150,9 +150,16 @@ impl Inside {
             if self.find_route(wanted)?.as_ref() == Some(wanted) {
                 continue;
             }
-            let replaces = old.iter().any(|former| same_place(former, wanted));
-            let change = if replaces { Change::ReplaceRoute } else { Change::AddRoute };
-            changes.push(change(wanted.clone()));
+            let Some(former) = old.iter().find(|former| same_place(former, wanted)) else {
+                changes.push(Change::PrependRoute(wanted.clone()));
+                continue;
+            };
+            if self.shares(wanted)? {
+                changes.extend(self.find_route(former)?.map(Change::DelRoute));
+                changes.push(Change::PrependRoute(wanted.clone()));
+            } else {
+                changes.push(Change::ReplaceRoute(wanted.clone()));
+            }
         }
         for former in old.iter().rev() {
             if !new.iter().any(|wanted| same_place(former, wanted)) {
@@ -168,6 +175,17 @@ impl Inside {
             }
         }
         Ok(())
+    }
+
+    /// Whether another interface has a route to the same destination too: the kernel might replace that one.
+    fn shares(&mut self, route: &RouteSpec) -> Result<bool> {
+        let index = self.link.index;
+        let is_others = |r: &Route| match r.nexthops.as_slice() {
+            [] => r.oif != Some(index),
+            hops => hops.iter().any(|hop| hop.dev.index != index),
+        };
+        let all = self.container.rtnl.all_routes()?;
+        Ok(all.iter().any(|present| verify::is_to(present, route) && is_others(present)))
     }
 
     /// The route, with MTU and segment size as the kernel has them: the Go plugins set none.

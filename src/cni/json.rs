@@ -2,7 +2,7 @@
 //!
 //! Differences from plain serde_json, all of them Go's `encoding/json` rules (reference: core.md T1, T2, T5, T6):
 //! keys of known structures match without regard to case; of several values for one key the last wins, objects being
-//! merged; `null` means "not given"; numbers keep their text; integers must be written as integers.
+//! merged; `null` means "not given", and in a list or map of booleans, numbers or text the empty value; numbers keep their text; integers must be written as integers.
 //! Failures name the place: `ipam.ranges[0][1].subnet: expected a string, found the number 5`.
 
 use std::borrow::Cow;
@@ -276,7 +276,11 @@ impl Node<'_> {
     }
 
     fn integer(self) -> Result<i128, Mismatch> {
-        let Value::Number(text) = self.value else { return Err(self.wrong_type("an integer")) };
+        let text = match self.value {
+            Value::Number(text) => text,
+            Value::Null => return Ok(0),
+            _ => return Err(self.wrong_type("an integer")),
+        };
         if let Ok(number) = text.parse::<i128>() {
             return Ok(number);
         }
@@ -318,6 +322,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
         match self.value {
             Value::Bool(b) => visitor.visit_bool(*b),
+            Value::Null => visitor.visit_bool(false),
             _ => Err(self.wrong_type("true or false")),
         }
     }
@@ -336,6 +341,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
         match self.value {
             Value::String(s) => visitor.visit_str(s),
+            Value::Null => visitor.visit_str(""),
             _ => Err(self.wrong_type("a string")),
         }
     }

@@ -99,10 +99,11 @@ impl Environment {
             }
             Err(_) => return Ok(()),
         };
+        let ifname = if command == Del { names::check_former_ifname } else { names::check_ifname };
         let variables: [Variable<'_>; 4] = [
             ("CNI_CONTAINERID", &self.container_id, &[Add, Check, Del], Some(names::check_container_id)),
             ("CNI_NETNS", &self.netns, &[Add, Check], None),
-            ("CNI_IFNAME", &self.ifname, &[Add, Check, Del], Some(names::check_ifname)),
+            ("CNI_IFNAME", &self.ifname, &[Add, Check, Del], Some(ifname)),
             ("CNI_PATH", &self.path, &[Add, Check, Del, Gc, Status], None),
         ];
         let mut missing = Vec::new();
@@ -173,11 +174,21 @@ pub struct Accepts {
 impl Request {
     /// Checks the configuration and puts it together with the environment.
     ///
-    /// Order: JSON and `name` (6, 7), the command (4), `cniVersion` (6, 1).
+    /// Order: JSON and `name` (6, 7), the command (4), `cniVersion` (6, 1), keys that every plugin knows (6, 7).
     ///
     /// # Errors
     /// See the order above; codes of [`Code`].
     pub fn new(environment: Environment, stdin: Vec<u8>, accepts: Accepts) -> Result<Request> {
+        let req = Request::negotiate(environment, stdin, accepts)?;
+        req.check()?;
+        Ok(req)
+    }
+
+    /// As [`Request::new`], without [`Request::check`]: for those who want to know the version whatever that finds.
+    ///
+    /// # Errors
+    /// As for [`Request::new`].
+    pub fn negotiate(environment: Environment, stdin: Vec<u8>, accepts: Accepts) -> Result<Request> {
         let document = Value::parse(&stdin)?;
         let name = Config::name_of(&document, accepts.nameless)?;
         let command = environment
@@ -185,10 +196,6 @@ impl Request {
             .map_err(|written| Error::new(Code::ENVIRONMENT, format!("unknown CNI_COMMAND: {written}")))?;
         let version = version::negotiate(command, &Config::version_of(&document)?, accepts.versions)?;
         let config = Config::new(document, name, version);
-        if !matches!(command, Command::Del | Command::Gc) {
-            // A wrong type in a key that every plugin knows is refused by all, used or not.
-            config.common()?;
-        }
         Ok(Request {
             command,
             container_id: environment.container_id,
@@ -201,6 +208,17 @@ impl Request {
             stdin,
             execution: Execution::default(),
         })
+    }
+
+    /// A wrong type in a key that every plugin knows is refused by all, used or not; on DEL and GC by none.
+    ///
+    /// # Errors
+    /// [`Code::DECODING`], [`Code::INVALID_CONFIG`].
+    pub fn check(&self) -> Result<()> {
+        match self.command {
+            Command::Del | Command::Gc => Ok(()),
+            _ => self.config.common().map(drop),
+        }
     }
 
     /// `CNI_ARGS`, parsed. On DEL and GC faults in it are ignored, as they must not keep anything from being cleaned, and

@@ -8,7 +8,7 @@ use super::cache::{Cache, CachedAttachment, Lock};
 use super::chain::{Injected, configuration};
 use super::conflist::{NetworkList, plugin_type};
 use crate::cni::json::Value;
-use crate::cni::names::{check_container_id, check_ifname};
+use crate::cni::names::{check_container_id, check_former_ifname, check_ifname};
 use crate::cni::{
     Accepts, CniResult, Code, Command, Environment, Error, Execution, Request, Result, ResultExt,
     ValidAttachment, Version,
@@ -223,7 +223,8 @@ impl Runtime {
     }
 
     fn detach(&self, network: &NetworkList, attachment: &Attachment) -> Result<()> {
-        attachment.check()?;
+        check_container_id(&attachment.container_id)?;
+        check_former_ifname(&attachment.ifname)?;
         let _lock = self.lock(false, false)?;
         let _own = self.lock_attachment(&network.name, attachment, false)?;
         self.del_cached(network, attachment)

@@ -46,6 +46,11 @@ fn each_mistake_is_found_at_its_place() {
             "2:24 error plugins[0].mtu: expected an integer or \"auto\", found the string \"x\"",
         ),
         (
+            r#"{"type":"bridge","bridge":"pc%d"}"#,
+            1,
+            "2:27 error plugins[0].bridge: \"pc%d\" is not an interface's name of 1 to 15 bytes, without %",
+        ),
+        (
             r#"{"type":"bridge","capabilities":{"portMappings":true}}"#,
             0,
             "2:34 warning plugins[0].capabilities.portMappings: bridge does not understand this capability",

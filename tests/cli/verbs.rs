@@ -399,10 +399,10 @@ fn lists_can_switch_checks_and_collection_off() {
     ok(host.command("cni-all", &["check", "net", container.path()]));
     ok(host.command("cni-all", &["gc", "net", "--all"]));
     assert_eq!(host.cached().len(), 1);
-    host.configure("10-net.conflist", &list());
+    host.configure("10-net.conflist", &list().replace("1.1.0", "1.0.0"));
     let printed: Printed = run(host.command("cni-all", &["check", "net", container.path(), "--json"]));
     let failed: Value = serde_json::from_str(&printed.stdout).unwrap();
-    assert_eq!((printed.status, &failed["code"]), (1, &json!(100)));
+    assert_eq!((printed.status, &failed["code"], &failed["cniVersion"]), (1, &json!(100), &json!("1.0.0")));
     ok(host.command("cni-all", &["del", "net", container.path()]));
     host.assert_clean();
 }

@@ -91,10 +91,23 @@ fn a_wrong_type_is_named_with_its_key() {
 }
 
 #[test]
-fn a_previous_result_with_null_entries_is_refused() {
+fn a_previous_result_is_not_judged_by_a_plugin_that_has_no_use_for_it() {
     require_netns!();
     let node = Node::new();
-    refused(&node, json!({"prevResult": {"interfaces": [null]}}), 7).names(&["prevResult"]);
+    node.ip(&["link add up0 type veth peer name up1", "link set up0 up", "link set up1 up"]);
+    for plugin in ["bridge", "ptp", "macvlan", "tap", "host-device"] {
+        for prev in [json!({"cniVersion": "0.4.0"}), json!({"interfaces": [null]}), json!({"ips": [null]})] {
+            let container = node.container();
+            let changes = json!({
+                "type": plugin, "cniVersion": "1.0.0", "prevResult": prev, "master": "up0", "device": "up1",
+                "dataDir": node.workdir().root().join("records"),
+                "bridge": if plugin == "tap" { "" } else { "cni0" },
+            });
+            let attachment = node.attach(&container, "eth0", &with(bridge_config(&node), changes));
+            attachment.del();
+        }
+    }
+    refused(&Node::new(), json!({"prevResult": []}), 6).names(&["prevResult"]);
 }
 
 #[test]

@@ -351,6 +351,20 @@ fn a_missing_netns_variable_is_made_up_for_by_the_record() {
     assert_eq!((node.links(), container.links().len()), (vec!["dev0".to_owned(), "far0".to_owned()], 0));
 }
 
+#[test]
+fn a_path_that_leads_to_no_network_namespace_is_made_up_for_by_the_record() {
+    require_netns!();
+    let node = node();
+    let container = node.container();
+    let before = state(&node);
+    let attachment = node.attach(&container, "eth0", &addressed(&node));
+    let call = attachment.call_with("DEL", &attachment.config).env("CNI_NETNS", "/proc/self/status/x");
+    for _ in 0..2 {
+        call.silent();
+        assert_eq!((state(&node), records(&node)), (before.clone(), 0));
+    }
+}
+
 /// Moves the device as containernetworking/plugins does: the name in the alias, and nothing else kept.
 fn taken_by_go(node: &Node, container: &Container) {
     node.ip(&["link set dev0 down", &format!("link set dev0 netns {}", container.path())]);

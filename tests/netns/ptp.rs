@@ -138,6 +138,31 @@ fn single_addresses_work() {
 }
 
 #[test]
+fn a_route_may_lead_through_another_next_hop_of_the_containers_network() {
+    require_netns!();
+    let node = Node::new();
+    let container = node.container();
+    let addresses = json!([
+        {"address": "10.1.0.5/24", "gateway": "10.1.0.1"},
+        {"address": "fd00:1::5/64", "gateway": "fd00:1::1"},
+    ]);
+    let given = json!([
+        {"dst": "192.0.2.0/24", "gw": "10.1.0.2"}, {"dst": "2001:db8:7::/64", "gw": "fd00:1::2"},
+    ]);
+    let attachment = node.attach(&container, "eth0", &with_static(config(&node), addresses, given));
+    assert_eq!(
+        routes(&container, 4),
+        ["10.1.0.0/24 via 10.1.0.1", "10.1.0.1 via link", "192.0.2.0/24 via 10.1.0.2"]
+    );
+    assert_eq!(
+        routes(&container, 6),
+        ["2001:db8:7::/64 via fd00:1::2", "fd00:1::/64 via fd00:1::1", "fd00:1::1 via link"]
+    );
+    assert!(container.pings("10.1.0.1") && container.pings("fd00:1::1"));
+    attachment.check();
+}
+
+#[test]
 fn an_address_without_gateway_is_refused_before_any_link_is_made() {
     require_netns!();
     let node = Node::new();

@@ -115,6 +115,58 @@ fn the_same_route_twice_is_one_route() {
 }
 
 #[test]
+fn a_route_may_lead_to_the_containers_own_network() {
+    require_netns!();
+    let node = Node::new();
+    node.ip(&["link add up0 type veth peer name up1", "link set up0 up", "link set up1 up"]);
+    let routes = json!([{"dst": "10.1.0.0/24"}, {"dst": "fd00:1::/64"}, {"dst": "0.0.0.0/0"}]);
+    for plugin in ["bridge", "ptp", "macvlan"] {
+        let addresses = json!([
+            {"address": "10.1.0.5/24", "gateway": "10.1.0.1"},
+            {"address": "fd00:1::5/64", "gateway": "fd00:1::1"},
+        ]);
+        let container = node.container();
+        let config = with(bridge_config(&node), json!({"type": plugin, "master": "up0"}));
+        let attachment = node.attach(&container, "eth0", &with_static(config, addresses, routes.clone()));
+        attachment.check();
+        // The kernel takes the first one.
+        assert_eq!(route(&container, 4, "10.1.0.0/24")["gateway"], "10.1.0.1", "{plugin}");
+        let v6 = container.routes(6, "table main");
+        assert!(
+            v6.iter().any(|r| r["dst"] == "fd00:1::/64" && r["gateway"] == "fd00:1::1"),
+            "{plugin}: {v6:#?}"
+        );
+        attachment.del();
+    }
+}
+
+#[test]
+fn every_network_of_a_container_may_have_a_default_route() {
+    require_netns!();
+    let node = Node::new();
+    let container = node.container();
+    let attach = |n: u8| {
+        let config =
+            with(bridge_config(&node), json!({"bridge": format!("br{n}"), "name": format!("net{n}")}));
+        let addresses = json!([
+            {"address": format!("10.{n}.0.5/24"), "gateway": format!("10.{n}.0.1")},
+            {"address": format!("fd00:{n}::5/64"), "gateway": format!("fd00:{n}::1")},
+        ]);
+        let routes = json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]);
+        node.attach(&container, &format!("eth{n}"), &with_static(config, addresses, routes))
+    };
+    let attachments = [1, 2].map(attach);
+    attachments.iter().for_each(crate::support::Attachment::check);
+    // As with the Go plugins: IPv4 takes the last one, IPv6 all.
+    assert_eq!(route(&container, 4, "default")["dev"], "eth2");
+    let v6 = container.run("ip -6 route show default");
+    assert!(v6.contains("via fd00:1::1 dev eth1") && v6.contains("via fd00:2::1 dev eth2"), "{v6}");
+    attachments[1].del();
+    attachments[0].check();
+    assert_eq!(route(&container, 4, "default")["dev"], "eth1");
+}
+
+#[test]
 fn two_gateways_for_one_destination_are_both_used() {
     require_netns!();
     let node = Node::new();

@@ -130,6 +130,33 @@ fn routes_move_and_come_back_and_none_is_lost() {
 }
 
 #[test]
+fn default_routes_of_two_networks_part_and_join_again() {
+    require_netns!();
+    let node = Node::new();
+    let container = node.container();
+    let defaults = json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]);
+    let (mut front, mut back) = (dual_stack_config(&node), second(&node));
+    (front["ipam"]["routes"], back["ipam"]["routes"]) = (defaults.clone(), defaults);
+    let first = node.attach(&container, "eth0", &front);
+    let main = node.attach(&container, "net1", &back);
+    let shown = || [4, 6].map(|family| container.run(&format!("ip -{family} route show default")));
+    let before = shown();
+    let both = ["via fd00:1::1 dev eth0", "via fd00:2::1 dev net1"];
+    assert!(both.iter().all(|leg| before[1].contains(leg)), "{}", before[1]);
+    let sbr = node.attach(&container, "net1", &config(&main, json!({})));
+    assert!(shown().iter().all(|text| text.contains("dev eth0") && !text.contains("net1")), "{:?}", shown());
+    assert!(table(&container, "100").contains("4 default via 10.2.0.1 dev net1"));
+    assert!(table(&container, "101").contains("6 default via fd00:2::1 dev net1"));
+    for attachment in [&first, &main, &sbr] {
+        attachment.check();
+    }
+    sbr.del();
+    let after = shown();
+    assert!(after[0].starts_with("default via 10.2.0.1 dev net1"), "{}", after[0]);
+    assert!(both.iter().all(|leg| after[1].contains(leg)), "{}", after[1]);
+}
+
+#[test]
 fn tables_of_others_are_not_taken() {
     require_netns!();
     let node = Node::new();

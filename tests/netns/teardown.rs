@@ -23,6 +23,10 @@ const CASES: &[(&str, Case)] = &[
         n.workdir().file(&format!("netns/{}", c.id()), "");
         a.call_with("DEL", &a.config)
     }),
+    ("namespace path is a file of /proc", |_, c, a| {
+        c.unmount();
+        a.call_with("DEL", &a.config).env("CNI_NETNS", "/proc/self/status")
+    }),
     ("interface gone", |_, c, a| {
         c.ip(&["link del eth0"]);
         a.call_with("DEL", &a.config)
@@ -172,6 +176,58 @@ fn del_with_a_stale_namespace_path_spares_the_interface_of_another_container() {
         kept.check();
         kept.del();
     }
+}
+
+/// Paths that lead to no network namespace: below a file, in a circle, too long, to files, a directory and another kind
+/// of namespace in /proc.
+fn paths_to_none(node: &Node) -> Vec<String> {
+    let workdir = node.workdir();
+    let file = workdir.file("file", "").display().to_string();
+    let circle = workdir.root().join("circle");
+    std::os::unix::fs::symlink(&circle, &circle).unwrap();
+    let proc = ["/proc/self/status", "/proc", "/proc/self/ns/mnt"].map(str::to_owned);
+    let mut paths =
+        vec![format!("{file}/x"), file, circle.display().to_string(), format!("/{}", "x".repeat(256))];
+    paths.extend(proc);
+    paths
+}
+
+#[test]
+fn del_succeeds_with_a_path_that_leads_to_no_network_namespace() {
+    require_netns!();
+    let node = Node::new();
+    for path in paths_to_none(&node) {
+        for plugin in
+            ["bridge", "ptp", "macvlan", "tap", "dummy", "loopback", "host-device", "tc-redirect-tap"]
+        {
+            let config = with(
+                dual_stack_config(&node),
+                json!({"type": plugin, "dataDir": node.workdir().root().join("records")}),
+            );
+            let call = |command: &str| {
+                node.call(plugin).command(command).config(&config).env("CNI_NETNS", path.as_str())
+            };
+            call("DEL").silent();
+            if ["bridge", "loopback"].contains(&plugin) {
+                call("ADD").err().names(&[&path]);
+            }
+        }
+    }
+    assert!(node.links().is_empty() && node.leases("net").is_empty());
+}
+
+#[test]
+fn del_with_a_path_that_nobody_may_look_at_fails() {
+    require_netns!();
+    let node = Node::new();
+    let secret = node.workdir().root().join("secret");
+    std::fs::create_dir(&secret).unwrap();
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let config = json!({"cniVersion": "1.1.0", "name": "net", "type": "loopback"});
+    let call = node.call("loopback").command("DEL").config(&config);
+    let call = call.env("CNI_NETNS", secret.join("netns").to_str().unwrap()).env("CNI_IFNAME", "lo");
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    call.through("/usr/bin/setpriv", &nobody).err().names(&["secret/netns", "Permission denied"]);
 }
 
 #[test]

@@ -54,15 +54,21 @@ fn del_removes_what_a_go_plugin_added() {
 #[test]
 fn check_passes_on_what_a_go_plugin_added() {
     require_netns!();
+    require_tool!("iptables-nft");
     if !Path::new(GO_PLUGINS).join("bridge").exists() {
         return skip("Debian's containernetworking-plugins are not installed");
     }
     for plugin in ["bridge", "ptp"] {
         let node = Node::new();
         let container = node.container();
-        let config = with(config(&node, plugin), json!({"ipMasq": false}));
+        let config = config(&node, plugin);
         let result = go_call(&node, "ADD", &container, &config).ok();
-        node.request("CHECK", &container, "eth0", &with(config, json!({"prevResult": result}))).silent();
+        let check = || {
+            node.request("CHECK", &container, "eth0", &with(config.clone(), json!({"prevResult": result})))
+        };
+        check().silent();
+        node.run("iptables-nft -t nat -F POSTROUTING");
+        check().fails(100).names(&["ipMasq", "cni-all"]);
     }
 }
 
@@ -88,13 +94,8 @@ fn short_hash(text: &str) -> String {
     Sha512::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-#[test]
-fn del_removes_the_nftables_rules_of_the_go_plugin_and_no_others() {
-    require_netns!();
-    require_tool!("nft");
-    assert_eq!(short_hash("unit-test"), "6fd94d501e58f0aa");
-    let node = Node::new();
-    let container = node.container_named("taken-over");
+/// Rules as the Go plugins make them in their nftables layout, for `taken-over` (10.1.0.2) and `kept` (10.1.0.3).
+fn nftables_layout(node: &Node) {
     let rule = |id: &str, address: &str| {
         let key = format!("{}-{}", short_hash("net"), short_hash(&format!("eth0:{id}")));
         let comment = format!("{key}, net: net, if: eth0, id: {id}");
@@ -108,6 +109,38 @@ fn del_removes_the_nftables_rules_of_the_go_plugin_and_no_others() {
     );
     let file = node.workdir().file("ruleset", ruleset);
     node.run(&format!("nft -f {}", file.display()));
+}
+
+#[test]
+fn check_passes_on_the_nftables_rules_of_the_go_plugin() {
+    require_netns!();
+    require_tool!("nft");
+    let node = Node::new();
+    let container = node.container_named("taken-over");
+    let plain = with(bridge_config(&node), json!({"ipMasq": false}));
+    let attachment = node.attach(&container, "eth0", &plain);
+    let masqueraded = with(plain, json!({"ipMasq": true, "prevResult": attachment.result}));
+    let check = |backend: &str, exempt: &[&str]| {
+        let changes = json!({"ipMasqBackend": backend, "ipMasqExempt": exempt});
+        attachment.call_with("CHECK", &with(masqueraded.clone(), changes))
+    };
+    check("nftables", &[]).fails(100);
+    nftables_layout(&node);
+    check("nftables", &[]).silent();
+    check("iptables", &[]).silent();
+    check("nftables", &["192.0.2.0/24"]).fails(100);
+    node.run("nft flush chain inet cni_plugins_masquerade masq_checks");
+    check("nftables", &[]).fails(100).names(&["ipMasq", "cni-all"]);
+}
+
+#[test]
+fn del_removes_the_nftables_rules_of_the_go_plugin_and_no_others() {
+    require_netns!();
+    require_tool!("nft");
+    assert_eq!(short_hash("unit-test"), "6fd94d501e58f0aa");
+    let node = Node::new();
+    let container = node.container_named("taken-over");
+    nftables_layout(&node);
     let config = with(bridge_config(&node), json!({"ipMasq": true}));
     node.request("DEL", &container, "eth0", &config).unset("CNI_NETNS").silent();
     let after = node.snapshot();

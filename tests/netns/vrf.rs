@@ -189,6 +189,29 @@ fn interfaces_share_a_vrf_and_the_last_one_takes_it_along() {
 }
 
 #[test]
+fn default_routes_of_another_network_stay_when_one_goes_and_when_it_comes_back() {
+    require_vrf!();
+    let node = Node::new();
+    let container = node.container();
+    let one = node.attach(&container, "eth0", &dual_stack_config(&node));
+    let two = node.attach(&container, "net1", &second(&node));
+    let shown = |table: &str| {
+        [4, 6].map(|family| container.run(&format!("ip -{family} route show table {table} default")))
+    };
+    let vrf = node.attach(&container, "net1", &config(&two, json!({})));
+    let number = table_of(&container, "blue").to_string();
+    let [main, blue] = [shown("main"), shown(&number)];
+    assert!(main.iter().all(|text| text.contains("dev eth0") && !text.contains("net1")), "{main:?}");
+    assert!(blue.iter().all(|text| text.contains("dev net1") && !text.contains("eth0")), "{blue:?}");
+    [&one, &two, &vrf].into_iter().for_each(Attachment::check);
+    vrf.del();
+    let main = shown("main");
+    assert!(main.iter().all(|text| text.contains("dev eth0") && text.contains("dev net1")), "{main:?}");
+    two.del();
+    one.check();
+}
+
+#[test]
 fn a_table_that_something_uses_is_not_taken() {
     require_vrf!();
     let node = Node::new();

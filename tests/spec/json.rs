@@ -122,9 +122,21 @@ fn null_means_not_given() {
     config["ipam"]["addresses"][0]["gateway"] = Value::Null;
     let result = add(&dir, config.to_string()).ok();
     assert_eq!(result, json!({"cniVersion": "1.1.0", "ips": [{"address": "10.1.0.5/24"}]}));
+    config["capabilities"] = json!({"mac": null, "ips": true});
     config["args"] = json!({"cni": null});
     config["runtimeConfig"] = json!({"ips": null});
     assert_eq!(add(&dir, config.to_string()).ok(), result);
+}
+
+#[test]
+fn null_in_a_list_of_text_is_an_empty_text() {
+    let dir = Workdir::new();
+    let mut config = static_config("1.1.0");
+    config["ipam"]["dns"] = json!({"nameservers": [null, "192.0.2.53"]});
+    let result = add(&dir, config.to_string()).ok();
+    assert_eq!(result["dns"], json!({"nameservers": ["", "192.0.2.53"]}));
+    config["ipam"]["routes"] = json!([null]);
+    add(&dir, config.to_string()).fails(7).names(&["ipam.routes[0]", "null"]);
 }
 
 #[test]

@@ -47,6 +47,12 @@ fn error_objects_carry_the_protocol_version() {
         let failure = dir.call("static").command("ADD").config(&config).err();
         assert_eq!(failure.json["cniVersion"], version, "{:#}", failure.json);
     }
+    for (key, value) in [("capabilities", json!({"a": "true"})), ("ipam", json!(5)), ("dns", json!([]))] {
+        let mut config = static_config("1.0.0");
+        config[key] = value;
+        let failure = dir.call("bridge").command("ADD").config(&config).fails(6);
+        assert_eq!(failure.names(&[key]).json["cniVersion"], "1.0.0", "{:#}", failure.json);
+    }
     let call = || dir.call("static").command("ADD").config(&static_config("1.1.0"));
     for failure in [
         call().unset("CNI_IFNAME").fails(4),

@@ -1,8 +1,8 @@
 //! ipMasq: traffic of an attachment's addresses to the outside leaves with the host's address.
 //!
 //! Three layouts are known: ours (`maps.rs`), the Go plugins' iptables layout (`iptables.rs`, for
-//! `ipMasqBackend: iptables`), and their nftables layout (`upstream.rs`, only ever removed). DEL and GC look into all of
-//! them, so that a node upgraded in place keeps nothing.
+//! `ipMasqBackend: iptables`), and their nftables layout (`upstream.rs`, never made). DEL and GC look into all of them, so
+//! that a node upgraded in place keeps nothing, and any of them is enough for CHECK.
 //!
 //! Every operation looks first (2 µs per object), then sends one batch. What changed between the two makes the kernel
 //! refuse the batch as a whole, and the operation starts over.
@@ -103,15 +103,20 @@ pub fn del(nft: &mut Socket, at: &Attachment, known: &[IpAddr]) -> Result<()> {
     nft.commit(|nft| maps::plan_unused(nft, &chains.borrow())).context("ipMasq")
 }
 
-/// Compares the rules with what ADD makes; the error ([`Code::CHECK_FAILED`]) names the first difference.
+/// Compares the rules with what ADD makes; the error ([`Code::CHECK_FAILED`]) names the first difference. The rules of
+/// another layout do as well: the Go plugins may have made the attachment.
 pub fn check(nft: &mut Socket, at: &Attachment, addresses: &[IpNet], wanted: &Masquerade) -> Result<()> {
-    let exempt = &wanted.exempt;
-    match wanted.backend {
-        Backend::Nftables => maps::check(nft, at, addresses, exempt),
-        Backend::Iptables => iptables::check(nft, at, addresses, exempt),
+    let mut layouts = [maps::check, iptables::check, upstream::check];
+    if wanted.backend == Backend::Iptables {
+        layouts.swap(0, 1);
     }
-    .context("ipMasq")
+    let [own, others @ ..] = layouts;
+    let mut check = |layout: Layout| layout(nft, at, addresses, &wanted.exempt);
+    check(own).or_else(|e| others.into_iter().find_map(|other| check(other).ok()).ok_or(e)).context("ipMasq")
 }
+
+/// How the rules of one layout are compared: for these addresses, and what is exempt.
+type Layout = fn(&mut Socket, &Attachment<'_>, &[IpNet], &[IpNet]) -> Result<()>;
 
 /// Removes what belongs to this network but to none of its valid attachments (container id, interface name), in all
 /// layouts.

@@ -67,7 +67,6 @@ impl Spec {
 /// # Errors
 /// Codes of [`Code`]; nothing is left then.
 pub fn add(req: &Request, spec: &Spec, kernel: &mut Kernel) -> Result<CniResult> {
-    req.config.prev_result()?;
     CniResult::fits(!matches!(spec.addresses, Addresses::None), req.config.version)?;
     let mut container = Container::open(req)?;
     container.must_be_free(&req.ifname)?;

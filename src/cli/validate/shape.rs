@@ -122,7 +122,7 @@ fn expected(shape: &Shape) -> String {
         Shape::Mac => "a MAC address such as \"02:00:00:00:00:05\"".to_owned(),
         Shape::Ip => "an IP address".to_owned(),
         Shape::Cidr => "an address with prefix length such as \"10.1.0.0/16\"".to_owned(),
-        Shape::Ifname => "an interface's name of 1 to 15 bytes".to_owned(),
+        Shape::Ifname => "an interface's name of 1 to 15 bytes, without %".to_owned(),
         Shape::Path => "an absolute path".to_owned(),
         Shape::List(_) => "a list".to_owned(),
         Shape::Object(_) | Shape::Map(_) => "an object".to_owned(),

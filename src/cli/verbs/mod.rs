@@ -280,10 +280,13 @@ impl Call<'_> {
         networks::runtime(process, self.options)
     }
 
-    fn network(&self, process: &mut Process<'_>, command: &str) -> Result<NetworkList> {
+    /// The network; its version is `spoken` from then on.
+    fn network(&self, process: &mut Process<'_>, command: &str, spoken: &mut Version) -> Result<NetworkList> {
         let dir = networks::conf_dir(process, self.conf_dir);
         let mut found = networks::named(process, command, &[self.network], &dir)?;
-        found.pop().ok_or_else(|| Error::internal("no network was named"))
+        let network = found.pop().ok_or_else(|| Error::internal("no network was named"))?;
+        *spoken = Version::from_text(&network.version).unwrap_or(Version::LATEST);
+        Ok(network)
     }
 
     fn ifname(&self, process: &Process<'_>) -> String {
@@ -305,13 +308,12 @@ impl Call<'_> {
 impl Add {
     /// Attaches; prints the result.
     pub fn run(&self, process: &mut Process<'_>) -> i32 {
-        let added = self.add(process);
-        added.unwrap_or_else(|e| fail(process, "cni-all add", self.json, &e))
+        end(process, "cni-all add", self.json, &mut |process, spoken| self.add(process, spoken))
     }
 
-    fn add(&self, process: &mut Process<'_>) -> Result<i32> {
+    fn add(&self, process: &mut Process<'_>, spoken: &mut Version) -> Result<i32> {
         let call = self.call();
-        let network = call.network(process, "cni-all add")?;
+        let network = call.network(process, "cni-all add", spoken)?;
         let mut attachment = call.attachment(process, &self.netns)?;
         let networks = std::slice::from_ref(&network);
         networks::add_port_mappings(&mut attachment.capability_args, &self.publish, networks)?;
@@ -325,7 +327,7 @@ impl Add {
         }
         let result = runtime.add(&network, &attachment)?;
         let text = match self.json {
-            true => result.to_json(Version::from_text(&network.version).unwrap_or(Version::LATEST))?,
+            true => result.to_json(*spoken)?,
             false => lines(&network.name, &attachment.ifname, &result),
         };
         let status = print(process, &text);
@@ -340,9 +342,9 @@ impl Add {
 impl Check {
     /// Compares.
     pub fn run(&self, process: &mut Process<'_>) -> i32 {
-        let check = |process: &mut Process<'_>| {
+        end(process, "cni-all check", self.json, &mut |process, spoken| {
             let call = self.call();
-            let network = call.network(process, "cni-all check")?;
+            let network = call.network(process, "cni-all check", spoken)?;
             let mut attachment = call.attachment(process, &self.netns)?;
             namespace(&attachment.netns)?;
             let runtime = call.runtime(process);
@@ -351,10 +353,8 @@ impl Check {
             if let Ok(Some(kept)) = runtime.cached_attachment(&network.name, container_id, ifname) {
                 complete(&mut attachment, kept);
             }
-            runtime.check(&network, &attachment)
-        };
-        let checked = check(process);
-        end(process, "cni-all check", self.json, checked)
+            runtime.check(&network, &attachment).map(|()| 0)
+        })
     }
 }
 
@@ -364,18 +364,14 @@ impl Del {
         if self.netns.is_none() && self.id.is_none() {
             return usage(process, "cni-all del", "neither NETNS nor --id is given");
         }
-        match self.del(process) {
-            Ok(text) if text.is_empty() => 0,
-            Ok(text) => print(process, &text),
-            Err(e) => fail(process, "cni-all del", self.json, &e),
-        }
+        end(process, "cni-all del", self.json, &mut |process, spoken| self.del(process, spoken))
     }
 
-    fn del(&self, process: &mut Process<'_>) -> Result<String> {
+    fn del(&self, process: &mut Process<'_>, spoken: &mut Version) -> Result<i32> {
         let call = self.call();
         let runtime = call.runtime(process);
         let mut attachment = call.attachment(process, self.netns.as_deref().unwrap_or_default())?;
-        let configured = call.network(process, "cni-all del");
+        let configured = call.network(process, "cni-all del", spoken);
         let name = configured.as_ref().map_or(self.network.as_str(), |network| &network.name).to_owned();
         // What is kept and cannot be read is as good as nothing.
         let kept = runtime.cached_attachment(&name, &attachment.container_id, &attachment.ifname);
@@ -392,11 +388,12 @@ impl Del {
             complete(&mut attachment, kept);
         }
         if self.dry_run {
-            return preview(&runtime, &network, Order::FilesLast, |runtime, network| {
+            let text = preview(&runtime, &network, Order::FilesLast, |runtime, network| {
                 runtime.del(network, &attachment)
-            });
+            })?;
+            return Ok(if text.is_empty() { 0 } else { print(process, &text) });
         }
-        runtime.del(&network, &attachment).map(|()| String::new())
+        runtime.del(&network, &attachment).map(|()| 0)
     }
 }
 
@@ -418,30 +415,26 @@ impl Gc {
                 }
             }
         }
-        let mut collect = |process: &mut Process<'_>| {
+        end(process, "cni-all gc", self.json, &mut |process, spoken| {
             let call = self.call();
-            let network = call.network(process, "cni-all gc")?;
+            let network = call.network(process, "cni-all gc", spoken)?;
             let runtime = call.runtime(process);
             if !self.all && valid.is_empty() {
                 let dir = networks::conf_dir(process, call.conf_dir);
                 valid = collect::in_use(&runtime, &network, &dir)?;
             }
-            runtime.gc(&network, Some(&valid))
-        };
-        let collected = collect(process);
-        end(process, "cni-all gc", self.json, collected)
+            runtime.gc(&network, Some(&valid)).map(|()| 0)
+        })
     }
 }
 
 impl Status {
     /// Asks.
     pub fn run(&self, process: &mut Process<'_>) -> i32 {
-        let ask = |process: &mut Process<'_>| {
-            let network = self.call().network(process, "cni-all status")?;
-            self.call().runtime(process).status(&network)
-        };
-        let asked = ask(process);
-        end(process, "cni-all status", self.json, asked)
+        end(process, "cni-all status", self.json, &mut |process, spoken| {
+            let network = self.call().network(process, "cni-all status", spoken)?;
+            self.call().runtime(process).status(&network).map(|()| 0)
+        })
     }
 }
 
@@ -455,15 +448,19 @@ fn complete(attachment: &mut Attachment, kept: CachedAttachment) {
     }
 }
 
-/// The exit status of an operation that has no result.
-fn end(process: &mut Process<'_>, command: &str, json: bool, outcome: Result<()>) -> i32 {
-    outcome.map_or_else(|e| fail(process, command, json, &e), |()| 0)
+/// An operation: its exit status. It says which version of the protocol is spoken, once it knows.
+type Work<'a> = &'a mut dyn FnMut(&mut Process<'_>, &mut Version) -> Result<i32>;
+
+/// Does the work, and says what failed; the exit status.
+fn end(process: &mut Process<'_>, command: &str, json: bool, work: Work<'_>) -> i32 {
+    let mut spoken = Version::LATEST;
+    work(process, &mut spoken).unwrap_or_else(|e| fail(process, command, json.then_some(spoken), &e))
 }
 
-/// Says what failed: for people, or as the protocol does.
-fn fail(process: &mut Process<'_>, command: &str, json: bool, err: &Error) -> i32 {
-    if json {
-        let _ = print(process, &error_json(err, Version::LATEST));
+/// Says what failed: for people, or as that version of the protocol does.
+fn fail(process: &mut Process<'_>, command: &str, json: Option<Version>, err: &Error) -> i32 {
+    if let Some(version) = json {
+        let _ = print(process, &error_json(err, version));
         return FAILED;
     }
     super::fail(process, command, err)

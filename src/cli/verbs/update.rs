@@ -114,18 +114,20 @@ impl Update {
         if !self.all && !one {
             return usage(process, NAME, "neither NETNS, --id nor --all is given");
         }
-        let (network, outcomes) = match self.update(process) {
-            Ok(done) => done,
-            Err(e) => return fail(process, NAME, self.json, &e),
-        };
-        match outcomes.as_slice() {
-            [(_, Err(e))] if !self.all => fail(process, NAME, self.json, e),
-            _ => self.tell(process, &network, &outcomes),
+        let mut spoken = Version::LATEST;
+        let updated = self.update(process, &mut spoken);
+        let json = self.json.then_some(spoken);
+        match updated {
+            Err(e) => fail(process, NAME, json, &e),
+            Ok((network, outcomes)) => match outcomes.as_slice() {
+                [(_, Err(e))] if !self.all => fail(process, NAME, json, e),
+                _ => self.tell(process, &network, json, &outcomes),
+            },
         }
     }
 
     /// The network's name, and what became of each attachment.
-    fn update(&self, process: &mut Process<'_>) -> Result<(String, Vec<Outcome>)> {
+    fn update(&self, process: &mut Process<'_>, spoken: &mut Version) -> Result<(String, Vec<Outcome>)> {
         let call = Call {
             conf_dir: self.conf_dir.as_deref(),
             options: Options {
@@ -136,7 +138,7 @@ impl Update {
             network: &self.network,
             ..Call::default()
         };
-        let network = call.network(process, NAME)?;
+        let network = call.network(process, NAME, spoken)?;
         let runtime = call.runtime(process);
         let args = networks::args(process, self.args.as_deref())?;
         let mut capability_args = networks::capability_args(process, self.capability_args.as_deref())?;
@@ -213,10 +215,16 @@ impl Update {
         }
     }
 
-    fn tell(&self, process: &mut Process<'_>, network: &str, outcomes: &[Outcome]) -> i32 {
-        let printed = match self.json {
-            true => print(process, &self.json(network, outcomes).to_text()),
-            false => {
+    fn tell(
+        &self,
+        process: &mut Process<'_>,
+        network: &str,
+        json: Option<Version>,
+        outcomes: &[Outcome],
+    ) -> i32 {
+        let printed = match json {
+            Some(version) => print(process, &self.json(network, version, outcomes).to_text()),
+            None => {
                 let mut text: String = outcomes.iter().map(|outcome| self.lines(outcome)).collect();
                 if outcomes.is_empty() {
                     text = format!("# nothing is attached to network {network}\n");
@@ -246,7 +254,7 @@ impl Update {
         std::iter::once(about).chain(keys).chain(commands).collect()
     }
 
-    fn json(&self, network: &str, outcomes: &[Outcome]) -> Value {
+    fn json(&self, network: &str, version: Version, outcomes: &[Outcome]) -> Value {
         let text = |text: &str| Value::String(text.to_owned());
         let or_null = |value: &Option<Value>| value.clone().unwrap_or(Value::Null);
         let change = |change: &KeyChange| {
@@ -267,7 +275,7 @@ impl Update {
                     ("commands", Value::Array(updated.commands.iter().map(|line| text(line)).collect())),
                 ]),
                 Err(e) => {
-                    let error = Value::parse(error_json(e, Version::LATEST).as_bytes());
+                    let error = Value::parse(error_json(e, version).as_bytes());
                     members.push(("error", error.unwrap_or_else(|_| text(e.msg()))));
                 }
             }

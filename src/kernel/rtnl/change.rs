@@ -58,6 +58,9 @@ pub enum Change {
     },
     /// `ip route add ROUTE`; EEXIST when there is one to the same destination.
     AddRoute(RouteSpec),
+    /// `ip route prepend ROUTE`: in front of those to the same destination (IPv4), or one more next hop of theirs (IPv6);
+    /// EEXIST only when there is an equal one.
+    PrependRoute(RouteSpec),
     /// `ip route replace ROUTE`: in the place of one to the same destination with the same metric, if there is one.
     ReplaceRoute(RouteSpec),
     /// `ip route del ROUTE`; ESRCH when there is no such route. What is set must match, metrics (`mtu`, `advmss`) too.
@@ -253,6 +256,9 @@ impl Change {
             Change::AddRoute(route) => {
                 let flags = NlmF::CREATE | NlmF::EXCL;
                 route::encode(Rtm::Newroute, flags, route, self, batch)?;
+            }
+            Change::PrependRoute(route) => {
+                route::encode(Rtm::Newroute, NlmF::CREATE, route, self, batch)?;
             }
             Change::ReplaceRoute(route) => {
                 let flags = NlmF::CREATE | NlmF::REPLACE;

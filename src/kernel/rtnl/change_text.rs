@@ -32,6 +32,7 @@ impl Display for Change {
             }
             Change::DelAddress { dev, net } => write!(f, "{} addr del {net} dev {dev}", ip(net)),
             Change::AddRoute(route) => write_route(f, "add", route),
+            Change::PrependRoute(route) => write_route(f, "prepend", route),
             Change::ReplaceRoute(route) => write_route(f, "replace", route),
             Change::AddRule(rule) => write_rule(f, "add", rule),
             Change::DelRule(rule) => write_rule(f, "del", rule),

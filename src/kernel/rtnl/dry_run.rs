@@ -151,7 +151,7 @@ impl Handle {
                 let address = Address { index: dev.index, net: *net, ..Address::default() };
                 with(|recording| difference(recording, place).removed.push(address));
             }
-            Change::AddRoute(_) | Change::ReplaceRoute(_) | Change::DelRoute(_) => {
+            Change::AddRoute(_) | Change::PrependRoute(_) | Change::ReplaceRoute(_) | Change::DelRoute(_) => {
                 note(prefix, change);
                 with(|recording| difference(recording, place).routes.push(change.clone()));
             }
@@ -198,7 +198,10 @@ impl Handle {
     pub(super) fn routes_dry(&self, place: Place, index: u32, mut listed: Vec<Route>) -> Vec<Route> {
         with(|recording| {
             for change in &difference(recording, place).routes {
-                let (Change::AddRoute(spec) | Change::ReplaceRoute(spec) | Change::DelRoute(spec)) = change
+                let (Change::AddRoute(spec)
+                | Change::PrependRoute(spec)
+                | Change::ReplaceRoute(spec)
+                | Change::DelRoute(spec)) = change
                 else {
                     continue;
                 };
@@ -208,8 +211,11 @@ impl Handle {
                 }
                 let is_removed = matches!(change, Change::DelRoute(_));
                 let is_any = is_removed && spec.priority == 0;
+                let is_beside = matches!(change, Change::PrependRoute(_));
                 listed.retain(|r| {
-                    (r.dst, r.table) != (route.dst, route.table) || !(is_any || r.priority == route.priority)
+                    is_beside
+                        || (r.dst, r.table) != (route.dst, route.table)
+                        || !(is_any || r.priority == route.priority)
                 });
                 listed.extend((!is_removed).then_some(route));
             }
@@ -221,7 +227,9 @@ impl Handle {
     pub(super) fn route_dry(&self, place: Place, to: IpAddr) -> Option<Route> {
         with(|recording| {
             let added = difference(recording, place).routes.iter().filter_map(|change| match change {
-                Change::AddRoute(spec) | Change::ReplaceRoute(spec) => Some(route_of(spec)),
+                Change::AddRoute(spec) | Change::PrependRoute(spec) | Change::ReplaceRoute(spec) => {
+                    Some(route_of(spec))
+                }
                 _ => None,
             });
             let leads = added.filter(|route| route.dst.prefix_len() > 0 && route.dst.contains(&to));

@@ -49,7 +49,9 @@ fn options(change: &Change) -> Option<&'static str> {
         Change::AddPortVlan { .. } => Some("CONFIG_BRIDGE_VLAN_FILTERING"),
         Change::AddRule(_) => Some("CONFIG_IP_MULTIPLE_TABLES, and CONFIG_IPV6_MULTIPLE_TABLES for IPv6"),
         Change::AddAddress(address) => of_family(address.net.addr()),
-        Change::AddRoute(route) | Change::ReplaceRoute(route) => of_family(route.dst.addr()),
+        Change::AddRoute(route) | Change::PrependRoute(route) | Change::ReplaceRoute(route) => {
+            of_family(route.dst.addr())
+        }
         Change::Tc(TcChange::AddQdisc { kind, .. }) => Some(match kind {
             QdiscKind::Tbf(_) => "CONFIG_NET_SCH_TBF",
             QdiscKind::Htb { .. } => "CONFIG_NET_SCH_HTB",

@@ -114,6 +114,18 @@ impl Route {
         self.oif == Some(index) || self.nexthops.iter().any(|hop| hop.dev.index == index)
     }
 
+    /// The next hops through this interface, each as a route, when there are others besides. IPv6 only, where each of them
+    /// comes and goes alone: the kernel has joined the routes of several interfaces to one destination.
+    pub fn legs(&self, dev: &Dev) -> Vec<Route> {
+        let is_own = |hop: &&NextHop| hop.dev.index == dev.index;
+        if self.dst.addr().is_ipv4() || self.nexthops.iter().all(|hop| is_own(&hop)) {
+            return vec![self.clone()];
+        }
+        let alone =
+            |hop: &NextHop| Route { gw: hop.gw, oif: Some(dev.index), nexthops: Vec::new(), ..self.clone() };
+        self.nexthops.iter().filter(is_own).map(alone).collect()
+    }
+
     /// This route, in that table: to add or to remove. `dev` is the interface of its one next hop.
     pub fn spec(&self, dev: &Dev, table: u32) -> RouteSpec {
         RouteSpec {

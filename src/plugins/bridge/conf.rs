@@ -264,6 +264,10 @@ mod tests {
                 .contains("disableContainerInterface")
         );
         assert_eq!(message(r#","bridge":"""#), r#"bridge: "": interface name is empty"#);
+        assert_eq!(
+            message(r#","bridge":"pc%d""#),
+            r#"bridge: "pc%d": interface name contains %, for which the kernel puts a number"#
+        );
         assert_eq!(message(r#","vlan":5000"#), "vlan: 5000 is not an id from 0 to 4094");
         assert_eq!(message(r#","vlan":-100"#), "vlan: -100 is not an id from 0 to 4094");
         assert_eq!(message(r#","vlanTrunk":[{"minID":5}]"#), "vlanTrunk[0]: minID without maxID");

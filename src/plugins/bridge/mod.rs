@@ -63,7 +63,6 @@ impl Plugin for Bridge {
 
     fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
         let conf = Conf::new(req)?;
-        req.config.prev_result()?;
         CniResult::fits(conf.ipam.is_some(), req.config.version)?;
         let mut container = Container::open(req)?;
         container.must_be_free(&req.ifname)?;

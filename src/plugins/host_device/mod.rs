@@ -55,7 +55,6 @@ impl Plugin for HostDevice {
 
     fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
         let conf = Conf::new(req)?;
-        req.config.prev_result()?;
         CniResult::fits(conf.ipam.is_some(), req.config.version)?;
         let mut container = Container::open(req)?;
         match find(kernel.host()?, &conf)? {

@@ -115,7 +115,6 @@ impl Plugin for Ptp {
     fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
         let conf = Conf::new(req)?;
         conf.ipam()?;
-        req.config.prev_result()?;
         let mut container = Container::open(req)?;
         container.must_be_free(&req.ifname)?;
         or_take_back(kernel, |kernel, undo| attach(req, &conf, &mut container, kernel, undo))

@@ -87,16 +87,15 @@ pub fn from_container(hops: &[Hop], dev: &Dev) -> Vec<RouteSpec> {
     routes
 }
 
-/// Everything on the container's interface, in order: addresses, up, the kernel's own network routes away, those
-/// through the gateway, then the result's.
+/// Everything on the container's interface, in order: addresses, up, the result's routes, the kernel's own network routes
+/// away, by which the result's may have found their next hops, and those through the gateway that the result has not.
 ///
 /// # Errors
 /// As for [`address::changes`].
 pub fn container_changes(dev: &Dev, result: &CniResult, hops: &[Hop], interface: i64) -> Result<Vec<Change>> {
-    let (configured, mut changes): (Vec<Change>, Vec<Change>) =
-        address::changes(dev, result, interface, false)?
-            .into_iter()
-            .partition(|change| matches!(change, Change::AddRoute(..)));
+    let mut changes = address::changes(dev, result, interface, false)?;
+    let mut own = from_container(hops, dev);
+    own.retain(|own| !changes.iter().any(|change| is_same(change, own)));
     let mut networks: Vec<IpNet> = Vec::new();
     for hop in hops {
         let net = hop.address.trunc();
@@ -112,9 +111,14 @@ pub fn container_changes(dev: &Dev, result: &CniResult, hops: &[Hop], interface:
             }));
         }
     }
-    changes.extend(from_container(hops, dev).into_iter().map(Change::AddRoute));
-    changes.extend(configured);
+    changes.extend(own.into_iter().map(Change::PrependRoute));
     Ok(changes)
+}
+
+/// Whether a change makes a route that leads to the same network in the same way.
+fn is_same(change: &Change, route: &RouteSpec) -> bool {
+    let whither = |r: &RouteSpec| (r.dst.trunc(), r.gw, r.table, r.priority);
+    matches!(change, Change::PrependRoute(made) if made.nexthops.is_empty() && whither(made) == whither(route))
 }
 
 #[cfg(test)]
@@ -146,8 +150,8 @@ mod tests {
                 "ip addr add 10.1.0.5/16 dev eth0",
                 "ip link set dev eth0 up && sysctl net/ipv4/conf/eth0/arp_notify=1",
                 "ip route del 10.1.0.0/16 dev eth0 src 10.1.0.5 proto 2",
-                "ip route add 10.1.0.1/32 dev eth0 src 10.1.0.5 scope link",
-                "ip route add 10.1.0.0/16 via 10.1.0.1 dev eth0 src 10.1.0.5",
+                "ip route prepend 10.1.0.1/32 dev eth0 src 10.1.0.5 scope link",
+                "ip route prepend 10.1.0.0/16 via 10.1.0.1 dev eth0 src 10.1.0.5",
             ]
         );
     }
@@ -155,7 +159,7 @@ mod tests {
     #[test]
     fn a_single_address_needs_only_the_route_to_its_gateway() {
         let lines = printed(&[("10.1.0.5/32", Some("10.0.0.1"))]);
-        assert_eq!(lines[2..], ["ip route add 10.0.0.1/32 dev eth0 src 10.1.0.5 scope link"]);
+        assert_eq!(lines[2..], ["ip route prepend 10.0.0.1/32 dev eth0 src 10.1.0.5 scope link"]);
     }
 
     #[test]

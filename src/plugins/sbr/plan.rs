@@ -51,7 +51,8 @@ impl Plan {
         let mut plan = Plan::default();
         let mut taken = observed.tables.clone();
         let mut next = FIRST_TABLE;
-        let movable: Vec<&Route> = observed.routes.iter().filter(|r| is_movable(r, dev)).collect();
+        let own: Vec<Route> = observed.routes.iter().flat_map(|r| r.legs(dev)).collect();
+        let movable: Vec<&Route> = own.iter().filter(|r| is_movable(r, dev)).collect();
         for ip in ips {
             let there = made(&observed.rules, &observed.routes, ip, conf);
             let table = match (conf.table, there) {
@@ -202,7 +203,7 @@ pub fn back(routes: &[Route], dev: &Dev, tables: &[u32]) -> Vec<Change> {
         (route.protocol == OWN || returned.iter().any(|r| is_hint(r, &there))).then_some(there)
     });
     let mut changes: Vec<Change> = hinted.map(Change::DelRoute).collect();
-    changes.extend(returned.iter().cloned().map(Change::AddRoute));
+    changes.extend(returned.iter().cloned().map(Change::PrependRoute));
     changes.extend(copies.iter().rev().cloned().map(Change::DelRoute));
     changes
 }

@@ -205,9 +205,9 @@ fn routes_that_named_gateways_and_source_hints_changed_go_back_as_they_were() {
         [
             "ip -6 route del fd00::/64 dev net1 src fd00::5 metric 256 proto 2",
             "ip route del 10.7.0.0/16 dev net1 src 10.7.0.5 proto 67 scope link",
-            "ip -6 route add fd00::/64 dev net1 metric 256 proto 2",
-            "ip route add default via 10.1.0.1 dev net1 proto 3 scope global",
-            "ip route add 192.0.2.0/24 via 10.1.0.1 dev net1 metric 2147483648 proto 3 scope global",
+            "ip -6 route prepend fd00::/64 dev net1 metric 256 proto 2",
+            "ip route prepend default via 10.1.0.1 dev net1 proto 3 scope global",
+            "ip route prepend 192.0.2.0/24 via 10.1.0.1 dev net1 metric 2147483648 proto 3 scope global",
         ]
     );
     assert!(back(&routes, &dev(), &[]).is_empty());
@@ -248,8 +248,8 @@ fn what_was_in_the_main_table_goes_back_and_what_was_made_goes() {
     assert_eq!(
         printed(&back(&routes, &dev(), &[100])),
         [
-            "ip route add 10.1.0.0/24 dev net1 src 10.1.0.5 proto 2 scope link",
-            "ip route add 192.0.2.0/24 via 10.1.0.1 dev net1 proto 3 scope global",
+            "ip route prepend 10.1.0.0/24 dev net1 src 10.1.0.5 proto 2 scope link",
+            "ip route prepend 192.0.2.0/24 via 10.1.0.1 dev net1 proto 3 scope global",
             "ip route del 192.0.2.0/24 via 10.1.0.1 dev net1 table 100 proto 3 scope global",
             "ip route del default via 10.1.0.1 dev net1 table 100 proto 67 scope global",
             "ip route del 10.1.0.0/24 dev net1 src 10.1.0.5 table 100 proto 2 scope link",

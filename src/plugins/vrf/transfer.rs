@@ -51,31 +51,36 @@ fn is_global_v6(address: &Address) -> bool {
 }
 
 /// What makes the routes `before` out of those `now`: all that were in `from` are in `to`, the others where they were. The
-/// kernel has made routes for the networks of addresses anew: those that somebody had taken away go again.
+/// kernel has made routes for the networks of addresses anew: those that somebody had taken away go again. Routes of other
+/// interfaces to the same destinations stay.
 fn moves(before: &[Route], now: &[Route], dev: &Dev, from: u32, to: u32) -> Vec<Change> {
     let unicast = |r: &&Route| r.kind == RTN_UNICAST && r.table != TABLE_LOCAL;
     let is_kernels = |r: &Route| r.protocol == RTPROT_KERNEL && r.gw.is_none();
+    let is_there = |r: &RouteSpec| now.iter().any(|n| n.spec(dev, n.table) == *r);
     let mut wanted: Vec<RouteSpec> = before
         .iter()
         .filter(unicast)
         .filter(|r| !is_kernels(r))
+        .flat_map(|r| r.legs(dev))
         .map(|r| r.spec(dev, if r.table == from { to } else { r.table }))
+        .filter(|r| !is_there(r))
         .collect();
     // Gateways are reached by routes without one.
     wanted.sort_by_key(|r| r.gw.is_some() || r.nexthops.iter().any(|hop| hop.gw.is_some()));
     let had = |r: &Route| before.iter().any(|b| is_kernels(b) && b.dst == r.dst);
     let is_link_local = |r: &Route| matches!(r.dst, IpNet::V6(v6) if v6.addr().is_unicast_link_local());
-    let excess = now
-        .iter()
-        .filter(unicast)
-        .filter(|r| r.table == to && is_kernels(r) && !had(r) && !is_link_local(r))
-        .map(|r| Change::DelRoute(r.spec(dev, to)));
-    excess.chain(wanted.into_iter().map(Change::ReplaceRoute)).collect()
+    let is_new = |r: &Route| r.table == to && is_kernels(r) && !had(r) && !is_link_local(r);
+    // A next hop of a route that has others elsewhere is only dead while the interface is down.
+    let is_left = |r: &Route| r.table == from && !is_kernels(r);
+    let excess = now.iter().filter(unicast).filter(|r| is_new(r) || is_left(r));
+    let excess = excess.flat_map(|r| r.legs(dev)).map(|r| Change::DelRoute(r.spec(dev, r.table)));
+    excess.chain(wanted.into_iter().map(Change::PrependRoute)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::rtnl::NextHop;
 
     fn route(dst: &str, gw: Option<&str>, table: u32, protocol: u8) -> Route {
         let dst: IpNet = dst.parse().unwrap();
@@ -94,6 +99,26 @@ mod tests {
             advmss: 0,
             nexthops: Vec::new(),
         }
+    }
+
+    #[test]
+    fn of_a_route_with_next_hops_elsewhere_only_its_own_moves() {
+        let hop = |gw: &str, index: u32| NextHop {
+            gw: Some(gw.parse().unwrap()),
+            dev: Dev { index, name: format!("eth{}", index - 3) },
+            weight: 1,
+            onlink: false,
+        };
+        let nexthops = vec![hop("fd00::1", 3), hop("fd00:2::1", 4)];
+        let shared = Route { nexthops, oif: None, ..route("::/0", None, TABLE_MAIN, 3) };
+        let now = [shared.clone()];
+        assert_eq!(
+            printed(&[shared], &now, TABLE_MAIN, 10),
+            [
+                "ip -6 route del default via fd00::1 dev eth0 metric 1024 proto 3",
+                "ip -6 route prepend default via fd00::1 dev eth0 metric 1024 table 10 proto 3",
+            ]
+        );
     }
 
     fn printed(before: &[Route], now: &[Route], from: u32, to: u32) -> Vec<String> {
@@ -117,10 +142,10 @@ mod tests {
         assert_eq!(
             printed(&before, &now, TABLE_MAIN, 10),
             [
-                "ip route replace 172.16.0.9/32 dev eth0 table 10 proto 3 scope link",
-                "ip route replace default via 10.1.0.1 dev eth0 table 10 proto 3 scope global",
-                "ip -6 route replace default via fd00::1 dev eth0 metric 1024 table 10 proto 3",
-                "ip route replace 203.0.113.0/24 via 10.1.0.1 dev eth0 table 55 proto 3 scope global",
+                "ip route prepend 172.16.0.9/32 dev eth0 table 10 proto 3 scope link",
+                "ip route prepend default via 10.1.0.1 dev eth0 table 10 proto 3 scope global",
+                "ip -6 route prepend default via fd00::1 dev eth0 metric 1024 table 10 proto 3",
+                "ip route prepend 203.0.113.0/24 via 10.1.0.1 dev eth0 table 55 proto 3 scope global",
             ]
         );
     }

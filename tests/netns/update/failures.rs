@@ -69,7 +69,7 @@ fn a_failure_in_the_middle_restores_everything() {
         &[portmap(), limits.clone(), tuning.clone()],
     );
     let failure = site.refused(&container, &["-p", "8081:80"]).err();
-    failure.names(&["plugin bridge (update)", "ip route add 10.9.0.0/16 via 192.0.2.1 dev eth0"]);
+    failure.names(&["plugin bridge (update)", "ip route prepend 10.9.0.0/16 via 192.0.2.1 dev eth0"]);
     assert!(!failure.details.contains("not taken back"), "{}", failure.details);
     assert_restored("", &before, &state(&site, &container));
 

@@ -152,7 +152,7 @@ fn routes_and_name_servers_change_without_the_address() {
             json!({"nameservers": ["10.1.0.9"], "search": ["example"]}),
         );
         let text = site.settles(&container, &[]);
-        assert!(text.contains("ip route add 10.9.0.0/16 via 10.1.0.1 dev eth0 mtu 1300"), "{text}");
+        assert!(text.contains("ip route prepend 10.9.0.0/16 via 10.1.0.1 dev eth0 mtu 1300"), "{text}");
         assert!(text.contains("ip route del 10.8.0.0/16 via 10.1.0.1 dev eth0"), "{text}");
         assert!(
             text.contains(r#"# "#) && text.contains(r#"dns.nameservers: ["10.1.0.1"] -> ["10.1.0.9"]"#),
@@ -177,6 +177,29 @@ fn routes_and_name_servers_change_without_the_address() {
         assert_eq!(site.kept(&container)["result"]["dns"], Value::Null, "what the IPAM plugin said");
         site.end(&container);
     }
+}
+
+#[test]
+fn a_default_route_of_another_interface_stays() {
+    require_netns!();
+    let site = Site::bridged(json!({}), &[]);
+    let container = site.node.container();
+    site.add(&container, &[]);
+    container.ip(&[
+        "link add other type veth peer name far",
+        "addr add 10.7.0.1/24 dev other",
+        "link set other up",
+        "link set far up",
+        "route prepend default via 10.7.0.9 dev other",
+    ]);
+    let ipam = bridge_config(&site.node)["ipam"].clone();
+    site.rewrite(json!({"ipam": with(ipam, json!({"routes": [{"dst": "0.0.0.0/0", "mtu": 1200}]}))}), &[]);
+    site.settles(&container, &[]);
+    let routes = container.run("ip route show default");
+    assert!(routes.contains("via 10.7.0.9 dev other"), "{routes}");
+    assert!(routes.contains("via 10.1.0.1 dev eth0 mtu 1200") && routes.lines().count() == 2, "{routes}");
+    container.ip(&["link del other"]);
+    site.end(&container);
 }
 
 #[test]
