@@ -69,7 +69,7 @@ impl Plugin for Dhcp {
         Conf::read(req).map(drop)
     }
 
-    fn add(&self, req: &Request, _: &mut Kernel) -> Result<CniResult> {
+    fn add(&self, req: &Request, kernel: &mut Kernel) -> Result<CniResult> {
         let conf = Conf::read(req)?;
         CniResult::fits(true, req.config.version)?;
         if dry_run::is_on() {
@@ -77,7 +77,14 @@ impl Plugin for Dhcp {
             return Err(Error::new(Code::UNSUPPORTED_FIELD, msg));
         }
         let daemon = rpc::connect_or_start(&conf.socket, conf.daemon)?;
-        rpc::call(daemon, &conf.socket, Op::Add(Box::new(conf.wanted)))?.result()
+        rpc::call(daemon, &conf.socket, Op::Add(Box::new(conf.wanted)))
+            .and_then(|answer| answer.result())
+            .inspect_err(|e| {
+                // A daemon that answers has given back what it had; of one that has died there are records.
+                if !e.is_answer() {
+                    let _ = self.del(req, kernel);
+                }
+            })
     }
 
     /// Without a daemon nothing is renewed; what an earlier one has left behind is released here.

@@ -151,7 +151,9 @@ pub fn call(mut daemon: UnixStream, socket: &Path, op: Op) -> Result<Answer> {
         Error::internal(format!("{}: the answer is not understood; is it the Go plugin's daemon?", what()))
     })?;
     match answer.error {
-        Some(failure) => Err(Error::new(Code(failure.code), failure.msg).with_details(failure.details)),
+        Some(failure) => {
+            Err(Error::new(Code(failure.code), failure.msg).with_details(failure.details).answered())
+        }
         None => Ok(answer),
     }
 }
