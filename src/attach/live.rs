@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use super::container::Container;
 use super::masquerade::{self, Masquerade};
 use super::mtu::Mtu;
-use super::{Attachment, address, verify};
+use super::{Attachment, address, verify, veth};
 use crate::cni::{CniResult, Code, Dns, Error, Interface, Request, Result};
 use crate::kernel::Kernel;
 use crate::kernel::rtnl::{Change, Link, Route, RouteSpec, SetLink};
@@ -50,11 +50,7 @@ impl Pair {
     /// One of them is missing.
     pub fn find(req: &Request, kernel: &mut Kernel) -> Result<Pair> {
         let inside = Inside::find(req, "veth")?;
-        let host = match inside.link.peer {
-            Some(peer) => kernel.host()?.link_by_index(peer)?,
-            None => None,
-        };
-        let host = host.filter(|link| link.kind == "veth" && link.peer == Some(inside.link.index));
+        let host = veth::peer(kernel.host()?, &inside.link)?;
         let host = host.ok_or_else(|| missing(&format!("the host's end of {:?} is missing", req.ifname)))?;
         Ok(Pair { inside, host })
     }

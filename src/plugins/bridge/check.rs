@@ -3,7 +3,7 @@
 use super::conf::Conf;
 use super::{gateway, port};
 use crate::attach::verify::{self, difference};
-use crate::attach::{Attachment, ipam, masquerade, spoofcheck};
+use crate::attach::{Attachment, ipam, masquerade, spoofcheck, veth};
 use crate::cni::{CniResult, Interface, Request, Result, ResultExt};
 use crate::kernel::Kernel;
 use crate::kernel::rtnl::Link;
@@ -61,11 +61,7 @@ fn host_end(
     bridge: &Link,
     inside: &Link,
 ) -> Result<Link> {
-    let found = match inside.peer {
-        Some(peer) => kernel.host()?.link_by_index(peer)?,
-        None => None,
-    };
-    let Some(host) = found.filter(|link| link.kind == "veth") else {
+    let Some(host) = veth::peer(kernel.host()?, inside)? else {
         return Err(difference(format!("the host's end of {:?} is missing", inside.name)));
     };
     let name = host.name.as_str();

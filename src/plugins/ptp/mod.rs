@@ -231,11 +231,7 @@ fn check(req: &Request, conf: &Conf, kernel: &mut Kernel) -> Result<()> {
     verify::specific_routes(&mut container.rtnl, &inside, &own).context("container")?;
 
     let rtnl = kernel.host()?;
-    let found = match inside.peer {
-        Some(peer) => rtnl.link_by_index(peer)?,
-        None => None,
-    };
-    let Some(host) = found.filter(|link| link.kind == "veth") else {
+    let Some(host) = veth::peer(rtnl, &inside)? else {
         return Err(difference(format!("the host's end of {:?} is missing", inside.name)));
     };
     if let Some(told) = prev.interfaces.iter().find(|i| i.name == host.name && i.sandbox.is_empty()) {
